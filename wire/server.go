@@ -1,0 +1,305 @@
+package wire
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+)
+
+// Listener is one address that a Server serves. It does not change while it does; TLS is asked
+// anew for each connection.
+type Listener struct {
+	Name    string
+	Address string // as written, for records
+	// TLS chooses the configuration for a connection; nil for plain HTTP.
+	TLS func(*tls.ClientHelloInfo) (*tls.Config, error)
+	// HTTP2 accepts it: by ALPN with TLS, by prior knowledge without.
+	HTTP2 bool
+	// Std sends HTTP/1.1 through net/http.
+	Std bool
+	// ProxyProtocol expects a PROXY header from peers that Server.Trusted accepts.
+	ProxyProtocol bool
+}
+
+// Server accepts connections and has their calls served. The zero value with a Handler,
+// a Watch and a Log is ready once SetConfig was called.
+type Server struct {
+	Handler Handler
+	Watch   *Watch
+	Log     *slog.Logger
+	// Trusted tells which peers may announce a client by the PROXY protocol.
+	Trusted func(netip.Addr) bool
+
+	config   atomic.Pointer[Config]
+	draining atomic.Bool
+	linger   time.Duration // an idle connection stays open so long while draining
+	stdOnce  sync.Once
+	std      *stdServer
+
+	mu      sync.Mutex // guards what follows
+	conns   map[*conn]struct{}
+	perAddr map[netip.Addr]int
+	active  int
+
+	// Counts since the start, for metrics.
+	Accepted, TurnedAway, HandshakesFailed, Panics atomic.Int64
+}
+
+// SetConfig replaces the configuration; connections take it with their next call.
+func (s *Server) SetConfig(c Config) { s.config.Store(&c) }
+
+// Conns is the number of open client connections.
+func (s *Server) Conns() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.active
+}
+
+func (s *Server) prepare() {
+	s.stdOnce.Do(func() {
+		s.mu.Lock()
+		s.conns, s.perAddr = map[*conn]struct{}{}, map[netip.Addr]int{}
+		s.mu.Unlock()
+		if s.linger == 0 {
+			s.linger = time.Second
+		}
+		s.std = newStdServer(s)
+	})
+}
+
+// Serve accepts connections of ln until it is closed. It returns nil then.
+func (s *Server) Serve(ln net.Listener, l *Listener) error {
+	s.prepare()
+	pause := time.Duration(0)
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			// Out of descriptors, or the peer was faster: wait, do not spin.
+			if pause = min(max(2*pause, 5*time.Millisecond), time.Second); pause >= 40*time.Millisecond {
+				s.Log.Warn("accepting connections fails; trying again", "listener", l.Name, "error", err, "pause", pause)
+			}
+			time.Sleep(pause)
+			continue
+		}
+		pause = 0
+		s.Accepted.Add(1)
+		s.start(nc, l)
+	}
+}
+
+func (s *Server) start(nc net.Conn, l *Listener) {
+	cfg := s.config.Load()
+	c := &conn{srv: s, listener: l, cfg: cfg, nc: nc, sock: nc, born: time.Now()}
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		c.call.Peer = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), uint16(a.Port))
+	}
+	if sc, ok := nc.(syscall.Conn); ok {
+		c.raw, _ = sc.SyscallConn()
+	}
+	c.readIdle = c.readWhenReady
+	c.call.Listener, c.call.engine = l, c
+	if cfg.MaxAge > 0 {
+		c.maxAge = cfg.MaxAge - cfg.MaxAge/10 + time.Duration(rand.Int64N(int64(cfg.MaxAge)/5+1))
+	}
+	over := s.remember(c)
+	s.Watch.add(&c.watched, c)
+	go c.run(over)
+}
+
+// remember counts a connection in and says which bound it breaks.
+func (s *Server) remember(c *conn) *Fault {
+	addr := c.call.Peer.Addr()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[c] = struct{}{}
+	s.active++
+	s.perAddr[addr]++
+	if max := c.cfg.MaxConns; max > 0 && s.active > max {
+		return tooLarge(TooManyConns, 503, int64(max), int64(s.active), "fewer connections at once", "this node holds %d connections already", max)
+	}
+	if max := c.cfg.MaxConnsPerAddr; max > 0 && s.perAddr[addr] > max && !s.trusted(addr) {
+		return tooLarge(TooManyFromAddr, 503, int64(max), int64(s.perAddr[addr]), "fewer connections at once", "%v holds %d connections already", addr, max)
+	}
+	return nil
+}
+
+func (s *Server) trusted(a netip.Addr) bool { return s.Trusted != nil && s.Trusted(a) }
+
+func (s *Server) forget(c *conn) {
+	addr := c.call.Peer.Addr()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.conns[c]; !ok {
+		return
+	}
+	delete(s.conns, c)
+	s.active--
+	if s.perAddr[addr]--; s.perAddr[addr] == 0 {
+		delete(s.perAddr, addr)
+	}
+}
+
+// run takes a new connection through PROXY header and handshake to its engine.
+func (c *conn) run(over *Fault) {
+	s := c.srv
+	defer func() {
+		if p := recover(); p != nil { // a panic of a handler never gets here: this is our own
+			s.Panics.Add(1)
+			s.Log.Error("a connection panicked and was closed", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+		c.close()
+	}()
+	if over != nil {
+		s.TurnedAway.Add(1)
+		if c.listener.TLS == nil {
+			c.refuse(over)
+		}
+		return
+	}
+	if c.listener.ProxyProtocol && s.trusted(c.call.Peer.Addr()) {
+		if f := c.readProxyHeader(); f != nil {
+			c.refuse(f)
+			return
+		}
+	}
+	if c.listener.TLS != nil && !c.handshake() {
+		return
+	}
+	if c.call.TLS != nil && c.call.TLS.NegotiatedProtocol == "h2" {
+		c.handOver(c.nc)
+		return
+	}
+	if c.listener.Std {
+		c.handOver(&stdConn{Conn: c.nc, c: c})
+		return
+	}
+	c.serve()
+}
+
+// refuse answers before any request was read.
+func (c *conn) refuse(f *Fault) {
+	c.closing = true
+	c.beginBody(0)
+	c.call.Start = time.Now()
+	c.srv.Handler.Malformed(&c.call, f)
+	c.lingerClose()
+}
+
+// readProxyHeader reads the PROXY protocol header that a trusted peer sends first.
+func (c *conn) readProxyHeader() *Fault {
+	c.sock.SetDeadline(time.Now().Add(c.cfg.HandshakeTimeout))
+	defer c.sock.SetDeadline(time.Time{})
+	br := bufio.NewReaderSize(c.nc, 1024)
+	h, err := proxyproto.Read(br)
+	if isTimeout(err) {
+		return fault(BadProxyHeader, "a PROXY protocol header in time", "none came").status(408)
+	}
+	if err != nil {
+		return fault(BadProxyHeader, "a PROXY protocol header, version 1 or 2", "from trusted peer %v: %v", c.call.Peer, err)
+	}
+	if src, ok := h.SourceAddr.(*net.TCPAddr); ok && h.Command.IsProxy() {
+		c.call.Announced = netip.AddrPortFrom(src.AddrPort().Addr().Unmap(), uint16(src.Port))
+	}
+	if n := br.Buffered(); n > 0 {
+		pre, _ := br.Peek(n)
+		if c.listener.TLS != nil || c.listener.Std {
+			c.nc = &prefixConn{Conn: c.nc, pre: append([]byte(nil), pre...)}
+		} else {
+			c.in = take(smallBuffer)
+			c.w = copy(c.in, pre)
+		}
+	}
+	return nil
+}
+
+func (c *conn) handshake() bool {
+	t := tls.Server(c.nc, &tls.Config{GetConfigForClient: c.listener.TLS, NextProtos: []string{"h2", "http/1.1"}})
+	c.sock.SetDeadline(time.Now().Add(c.cfg.HandshakeTimeout))
+	err := t.Handshake()
+	c.sock.SetDeadline(time.Time{})
+	if err != nil {
+		c.srv.HandshakesFailed.Add(1)
+		var notTLS tls.RecordHeaderError
+		if errors.As(err, &notTLS) && notTLS.Conn != nil && looksLikeHTTP(notTLS.RecordHeader) {
+			c.refuse(fault(PlainOnTLS, "https:// on this port", "plain HTTP on a TLS listener"))
+		} else if err != io.EOF {
+			c.srv.Log.Debug("TLS handshake failed", "listener", c.listener.Name, "peer", c.call.Peer, "error", err)
+		}
+		return false
+	}
+	state := t.ConnectionState()
+	c.nc, c.secure, c.call.TLS = t, true, &state
+	return true
+}
+
+func looksLikeHTTP(h [5]byte) bool {
+	switch string(h[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH":
+		return true
+	}
+	return false
+}
+
+// handOver gives the connection to net/http, which closes it.
+func (c *conn) handOver(nc net.Conn) {
+	c.unwatch()
+	c.hijacked = true
+	c.srv.std.serve(nc, c)
+}
+
+// Drain lets calls in flight end and closes connections: answers carry
+// "Connection: close", idle connections get a moment for a request that is already on its way.
+// The listeners should have been closed. It returns when no connection is left or ctx ends;
+// then it breaks what is left and reports how many there were.
+func (s *Server) Drain(ctx context.Context) (broken int) {
+	s.prepare()
+	s.draining.Store(true)
+	stdDone := make(chan struct{})
+	go func() {
+		s.std.drain(ctx)
+		close(stdDone)
+	}()
+	s.mu.Lock()
+	soon := s.Watch.clock.Load() + int64(s.linger)
+	for c := range s.conns {
+		if d := c.reads.at.Load(); c.state.Load() == connIdle && d > soon {
+			c.reads.at.CompareAndSwap(d, soon)
+		}
+	}
+	s.mu.Unlock()
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for s.Conns() > 0 {
+		select {
+		case <-t.C:
+			continue
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+		broken = len(s.conns)
+		for c := range s.conns {
+			c.sock.Close()
+		}
+		s.mu.Unlock()
+		break
+	}
+	<-stdDone
+	return broken
+}

@@ -1,0 +1,425 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// stdServer carries HTTP/2, and HTTP/1.1 where a listener asks for it, through net/http.
+type stdServer struct {
+	srv   *Server
+	http  *http.Server
+	conns chan net.Conn
+	done  chan struct{}
+	of    sync.Map // net.Conn given to net/http → *conn
+}
+
+func newStdServer(s *Server) *stdServer {
+	cfg := s.config.Load()
+	d := &stdServer{srv: s, conns: make(chan net.Conn), done: make(chan struct{})}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	d.http = &http.Server{
+		Handler:           http.HandlerFunc(d.serveHTTP),
+		Protocols:         protocols,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: cfg.MaxStreams, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: cfg.WriteTimeout},
+		ReadHeaderTimeout: cfg.HeaderTimeout,
+		IdleTimeout:       cfg.IdleTimeout,
+		MaxHeaderBytes:    cfg.HeaderBytes,
+		ConnState:         d.connState,
+		ConnContext:       func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, connKey{}, nc) },
+		ErrorLog:          log.New(logWriter{s.Log}, "", 0),
+	}
+	go d.http.Serve(d)
+	return d
+}
+
+type connKey struct{}
+
+// logWriter takes what net/http has to say about broken clients.
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.log.Debug("net/http", "says", strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// Accept, Close and Addr make stdServer the listener of its http.Server.
+func (d *stdServer) Accept() (net.Conn, error) {
+	select {
+	case nc := <-d.conns:
+		return nc, nil
+	case <-d.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends Accept; http.Server.Shutdown calls it.
+func (d *stdServer) Close() error {
+	select {
+	case <-d.done:
+	default:
+		close(d.done)
+	}
+	return nil
+}
+
+// Addr is of no meaning here.
+func (d *stdServer) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (d *stdServer) serve(nc net.Conn, c *conn) {
+	d.of.Store(nc, c)
+	select {
+	case d.conns <- nc:
+	case <-d.done:
+		d.of.Delete(nc)
+		nc.Close()
+		d.srv.forget(c)
+	}
+}
+
+func (d *stdServer) connState(nc net.Conn, s http.ConnState) {
+	if s == http.StateClosed {
+		if c, ok := d.of.LoadAndDelete(nc); ok {
+			d.srv.forget(c.(*conn))
+		}
+	}
+}
+
+func (d *stdServer) drain(ctx context.Context) {
+	if d.http.Shutdown(ctx) != nil {
+		d.http.Close()
+	}
+}
+
+// serveHTTP turns what net/http parsed into a Call.
+func (d *stdServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	nc, _ := r.Context().Value(connKey{}).(net.Conn)
+	v, ok := d.of.Load(nc)
+	if !ok {
+		panic(http.ErrAbortHandler) // closed meanwhile
+	}
+	c := v.(*conn)
+	if sc, ok := nc.(*stdConn); ok {
+		sc.busy.Store(true)
+		defer sc.busy.Store(false)
+	}
+	s := &stdStream{w: w, r: r, rc: http.NewResponseController(w), conn: c}
+	call := &Call{Listener: c.listener, Start: time.Now(), Peer: c.call.Peer, Announced: c.call.Announced, TLS: c.call.TLS, engine: s}
+	s.call = call
+	cfg := d.srv.config.Load()
+	s.cfg = cfg
+	if r.ProtoMajor == 1 {
+		s.rc.EnableFullDuplex() // the answer may begin before the body has been read
+	}
+	if f := call.Request.fromStd(r, &cfg.Limits); f != nil {
+		d.srv.Handler.Malformed(call, f)
+	} else {
+		d.srv.Handler.Serve(call)
+	}
+	s.release()
+	if s.aborted {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// fromStd fills a Request from one that net/http has parsed, under the rules that remain.
+func (r *Request) fromStd(h *http.Request, lim *Limits) *Fault {
+	r.Method, r.Proto = h.Method, 11
+	switch {
+	case h.ProtoMajor == 2:
+		r.Proto = 20
+	case h.ProtoMinor == 0:
+		r.Proto = 10
+	}
+	names := make([]string, 0, len(h.Header)+3)
+	total := len(h.Method) + len(h.RequestURI) + len(h.Host) + 20
+	for name, values := range h.Header {
+		names = append(names, name)
+		for _, v := range values {
+			total += len(name) + len(v) + 4
+		}
+	}
+	slices.Sort(names) // net/http does not keep the order
+	if len(h.RequestURI) > lim.URIBytes {
+		return tooLarge(TargetTooLong, 414, int64(lim.URIBytes), int64(len(h.RequestURI)), "a shorter request target", "a request target of %d bytes, %d are allowed", len(h.RequestURI), lim.URIBytes)
+	}
+	if total > lim.HeaderBytes {
+		return tooLarge(HeadersTooLarge, 431, int64(lim.HeaderBytes), int64(total), "smaller header fields", "a request head of more than %d bytes", lim.HeaderBytes)
+	}
+	r.Fields = r.Fields[:0]
+	r.Fields.Put(Host, h.Host)
+	for _, name := range names {
+		if strings.IndexByte(name, '_') >= 0 && lim.Underscores != UnderscoreAllow {
+			if lim.Underscores == UnderscoreDrop {
+				continue
+			}
+			return fault(UnderscoreInName, "a header name without _", "the header name %s", excerpt(name, 60))
+		}
+		for _, v := range h.Header[name] {
+			if len(r.Fields) == lim.HeaderCount {
+				return tooLarge(TooManyHeaders, 431, int64(lim.HeaderCount), int64(len(r.Fields)+1), "fewer header fields", "more than %d header fields", lim.HeaderCount)
+			}
+			r.Fields.Add(name, v)
+		}
+	}
+	r.Length = h.ContentLength
+	if h.Body == nil || h.Body == http.NoBody {
+		r.Length = 0
+	}
+	if r.Length > 0 {
+		r.Fields.Put(ContentLength, h.Header.Get("Content-Length"))
+	}
+	r.Expect100 = EqualFold(h.Header.Get("Expect"), "100-continue")
+	r.KeepAlive = !h.Close
+	if u := h.Header.Get("Upgrade"); u != "" && r.Proto == 11 && r.Fields.HasToken(Connection, "upgrade") {
+		if r.Length != 0 {
+			return fault(UpgradeWithBody, "an upgrade without a body", "Upgrade: %s with a body", excerpt(u, 40))
+		}
+		r.Upgrade = u
+	}
+	if r.Method == "CONNECT" {
+		return fault(ConnectMethod, "a method other than CONNECT", "CONNECT %s", excerpt(h.RequestURI, 80)).status(501)
+	}
+	target := h.RequestURI
+	if r.Proto == 20 && h.URL != nil && target == "" {
+		target = h.URL.RequestURI()
+	}
+	var arena []byte
+	for i := 0; i < len(target); i++ {
+		if c := target[i]; c <= ' ' || c == 0x7f || c == '#' {
+			return fault(BadTargetByte, "%-escapes for control bytes, spaces and #", "byte 0x%02X at position %d of the request target", c, i)
+		}
+	}
+	if f := r.setTarget(target, &arena); f != nil {
+		return f
+	}
+	r.absolute = "" // net/http let it win over Host already
+	r.Authority = h.Host
+	if r.Proto == 20 && h.Host == "" {
+		return fault(MissingHost, "an :authority", "an HTTP/2 request without :authority")
+	}
+	return r.splitAuthority(&arena)
+}
+
+// stdStream is the engine of a call that came through net/http.
+type stdStream struct {
+	w       http.ResponseWriter
+	r       *http.Request
+	rc      *http.ResponseController
+	conn    *conn
+	cfg     *Config
+	call    *Call
+	buf     []byte
+	read    int64
+	eof     bool
+	muted   bool
+	aborted bool
+	unwatch func() bool
+}
+
+func (s *stdStream) release() {
+	if s.buf != nil {
+		give(s.buf)
+		s.buf = nil
+	}
+}
+
+func (s *stdStream) next() ([]byte, bool, error) {
+	if s.eof || s.call.Request.Length == 0 {
+		s.eof = true
+		return nil, true, nil
+	}
+	if s.buf == nil {
+		s.buf = take(largeBuffer)
+	}
+	s.rc.SetReadDeadline(time.Now().Add(s.cfg.BodyTimeout))
+	n, err := s.r.Body.Read(s.buf)
+	s.read += int64(n)
+	if err == io.EOF || err == nil && s.read == s.call.Request.Length {
+		if err == nil { // let net/http see the end, trailers included
+			s.r.Body.Read(s.buf[n:])
+		}
+		s.eof = true
+		return s.buf[:n], true, nil
+	}
+	if err != nil {
+		if isTimeout(err) {
+			err = errBodyTimeout()
+		}
+		return nil, false, err
+	}
+	return s.buf[:n], false, nil
+}
+
+func (s *stdStream) whole() bool { return s.eof || s.call.Request.Length == 0 }
+
+func (s *stdStream) stop() { s.rc.SetReadDeadline(longAgo) }
+
+func (s *stdStream) trailer() Fields {
+	var fs Fields
+	for name, values := range s.r.Trailer {
+		if neverTrailer(FieldIDOf(name)) {
+			continue
+		}
+		for _, v := range values {
+			fs.Add(name, v)
+		}
+	}
+	return fs
+}
+
+// goOn needs no answer here: net/http sends 100 Continue as the body is first read.
+func (s *stdStream) goOn() error { return nil }
+
+func (s *stdStream) inform(status int, fields Fields) error {
+	if status < 102 || s.call.Request.Proto < 11 { // net/http sends 100 by itself
+		return nil
+	}
+	h := s.w.Header()
+	for _, f := range fields {
+		h.Add(f.Name, f.Value)
+	}
+	s.w.WriteHeader(status)
+	for _, f := range fields {
+		h.Del(f.Name)
+	}
+	return nil
+}
+
+func (s *stdStream) respond(head *Head) error {
+	h := s.w.Header()
+	for _, f := range head.Fields {
+		key := http.CanonicalHeaderKey(f.Name)
+		h[key] = append(h[key], f.Value)
+	}
+	if _, ok := h["Date"]; !ok {
+		h["Date"] = nil // the gateway's answer stands as it is on both engines
+	}
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil
+	}
+	if head.Length >= 0 && head.Status != 204 && head.Status >= 200 {
+		h.Set("Content-Length", strconv.FormatInt(head.Length, 10))
+	}
+	if head.Close && s.call.Request.Proto < 20 {
+		h.Set("Connection", "close")
+	}
+	if head.Status == 101 {
+		h.Set("Connection", "Upgrade")
+	}
+	s.muted = s.call.Request.Method == "HEAD" || head.Status == 304 || head.Status == 204 || head.Status < 200
+	s.w.WriteHeader(head.Status)
+	return nil
+}
+
+func (s *stdStream) write(p []byte) error {
+	if s.muted || len(p) == 0 {
+		return nil
+	}
+	s.rc.SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout))
+	_, err := s.w.Write(p)
+	return err
+}
+
+func (s *stdStream) flush() error {
+	s.rc.SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout))
+	return s.rc.Flush()
+}
+
+func (s *stdStream) end(trailer Fields) error {
+	for _, f := range trailer {
+		s.w.Header().Add(http.TrailerPrefix+f.Name, f.Value)
+	}
+	if s.call.Request.Proto < 20 {
+		// Before the handler returns: what net/http writes afterwards is its own, see stdConn.
+		return s.flush()
+	}
+	if s.gone() {
+		return errLeft
+	}
+	return nil
+}
+
+func (s *stdStream) abort() {
+	s.call.Begun = true
+	s.aborted = true
+}
+
+func (s *stdStream) bind(i Interrupter) {
+	s.unwatch = context.AfterFunc(s.r.Context(), i.Interrupt)
+}
+
+func (s *stdStream) unbind() bool { return !s.unwatch() }
+
+func (s *stdStream) gone() bool { return s.r.Context().Err() != nil }
+
+func (s *stdStream) context() context.Context { return s.r.Context() }
+
+func (s *stdStream) tunnel() (net.Conn, []byte, error) {
+	nc, rw, err := s.rc.Hijack()
+	if err != nil {
+		return nil, nil, errors.Join(errors.New("this connection cannot become a tunnel"), err)
+	}
+	nc.SetDeadline(time.Time{})
+	if err := rw.Flush(); err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	s.conn.srv.std.of.Delete(nc)
+	pre, _ := rw.Peek(rw.Reader.Buffered())
+	return &tunnelConn{Conn: nc, c: s.conn}, pre, nil
+}
+
+// stdConn watches what net/http writes while no call is being served: an answer of its own to
+// a request that it refused to parse. That answer is replaced by one with a reason.
+type stdConn struct {
+	net.Conn
+	c    *conn
+	busy atomic.Bool
+}
+
+func (sc *stdConn) Write(p []byte) (int, error) {
+	status := 0
+	if !sc.busy.Load() && len(p) > 12 && string(p[:9]) == "HTTP/1.1 " && p[9] >= '4' {
+		status = int(p[9]-'0')*100 + int(p[10]-'0')*10 + int(p[11]-'0')
+	}
+	if status == 0 {
+		return sc.Conn.Write(p)
+	}
+	text := string(p)
+	if i := strings.LastIndex(text, "\r\n\r\n"); i >= 0 && i+4 < len(text) {
+		text = text[i+4:]
+	}
+	c := &conn{srv: sc.c.srv, cfg: sc.c.srv.config.Load(), listener: sc.c.listener, nc: sc.Conn, sock: sc.c.sock, closing: true}
+	c.call = Call{Listener: sc.c.listener, Start: time.Now(), Peer: sc.c.call.Peer, Announced: sc.c.call.Announced, TLS: sc.c.call.TLS, engine: c}
+	c.call.Request.Proto = 11
+	c.beginBody(0)
+	c.watch = c.srv.Watch
+	c.srv.Handler.Malformed(&c.call, fault(EngineRefused, "a well-formed request", "%s", excerpt(strings.TrimSpace(text), 120)).status(status))
+	if c.broken {
+		return 0, errLeft
+	}
+	return len(p), nil
+}
+
+// CloseWrite lets net/http end its side before it closes.
+func (sc *stdConn) CloseWrite() error {
+	if half, ok := sc.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
