@@ -1,0 +1,186 @@
+package counter
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Quotas count calls per calendar period. They outlive the process: Save writes them
+// to a file and OpenQuotas reads them back. What was counted between the last Save and a crash is
+// counted again, which favours the caller by at most a second's calls.
+type Quotas struct {
+	mu    sync.Mutex // guards what follows
+	cells map[string]*quotaCell
+	file  string
+	dirty bool
+}
+
+type quotaCell struct {
+	Start int64 `json:"start"` // of the period, Unix seconds
+	End   int64 `json:"end"`
+	Used  int64 `json:"used"`
+}
+
+const quotaBound = 1 << 20 // cells; beyond it the ended ones go first
+
+// OpenQuotas reads the file if there is one; "" keeps quotas in memory only. A file that
+// cannot be read is set aside and named in the error; the quotas are usable all the same.
+func OpenQuotas(file string) (*Quotas, error) {
+	q := &Quotas{cells: map[string]*quotaCell{}, file: file}
+	if file == "" {
+		return q, nil
+	}
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return q, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &q.cells)
+	}
+	if err != nil {
+		q.cells = map[string]*quotaCell{}
+		aside := file + ".unreadable"
+		if os.Rename(file, aside) == nil {
+			return q, fmt.Errorf("reading quotas, starting at zero; the file is kept as %s: %w", aside, err)
+		}
+		return q, fmt.Errorf("reading quotas, starting at zero: %w", err)
+	}
+	for name, c := range q.cells {
+		if c == nil {
+			delete(q.cells, name)
+		}
+	}
+	return q, nil
+}
+
+// Period is a stretch of the calendar.
+type Period struct{ Start, End time.Time }
+
+// PeriodOf finds the hour, day, week, month or year that t lies in. Weeks begin on Monday.
+func PeriodOf(kind string, t time.Time, zone *time.Location) Period {
+	t = t.In(zone)
+	y, m, d := t.Date()
+	switch kind {
+	case "hour":
+		// Whole hours of the zone's own clock, also where that is half an hour off.
+		_, offset := t.Zone()
+		unix := t.Unix() + int64(offset)
+		start := time.Unix(unix-unix%3600-int64(offset), 0).In(zone)
+		return Period{start, start.Add(time.Hour)}
+	case "day":
+		return Period{time.Date(y, m, d, 0, 0, 0, 0, zone), time.Date(y, m, d+1, 0, 0, 0, 0, zone)}
+	case "week":
+		d -= (int(t.Weekday()) + 6) % 7
+		return Period{time.Date(y, m, d, 0, 0, 0, 0, zone), time.Date(y, m, d+7, 0, 0, 0, 0, zone)}
+	case "year":
+		return Period{time.Date(y, 1, 1, 0, 0, 0, 0, zone), time.Date(y+1, 1, 1, 0, 0, 0, 0, zone)}
+	}
+	return Period{time.Date(y, m, 1, 0, 0, 0, 0, zone), time.Date(y, m+1, 1, 0, 0, 0, 0, zone)}
+}
+
+// Take counts one call of name in the period if the limit allows it; peek only looks.
+func (q *Quotas) Take(name string, limit int64, p Period, now time.Time, peek bool) Result {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c := q.cells[name]
+	var used int64
+	// A clock that was set back finds a later period counted: that count goes on.
+	if c != nil && c.End > p.Start.Unix() {
+		used = c.Used
+	}
+	res := Result{OK: used < limit, Limit: limit, Left: max(limit-used, 0), Reset: p.End.Sub(now)}
+	if !res.OK {
+		res.Retry = res.Reset
+		return res
+	}
+	res.Left--
+	if peek {
+		return res
+	}
+	if c == nil {
+		if len(q.cells) >= quotaBound {
+			q.makeRoom(now.Unix())
+		}
+		c = &quotaCell{}
+		q.cells[strings.Clone(name)] = c // callers keep name only as long as the call
+	}
+	if used == 0 {
+		c.Start, c.End = p.Start.Unix(), p.End.Unix()
+	}
+	c.Used = used + 1
+	q.dirty = true
+	return res
+}
+
+// Return gives one call back.
+func (q *Quotas) Return(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if c := q.cells[name]; c != nil && c.Used > 0 {
+		c.Used--
+		q.dirty = true
+	}
+}
+
+func (q *Quotas) makeRoom(now int64) {
+	for name, c := range q.cells {
+		if c.End <= now {
+			delete(q.cells, name)
+		}
+	}
+}
+
+// Save writes the quotas to their file if anything changed since the last time. The file
+// is replaced as a whole, so a crash leaves the old one.
+func (q *Quotas) Save() error {
+	if q.file == "" {
+		return nil
+	}
+	q.mu.Lock()
+	if !q.dirty {
+		q.mu.Unlock()
+		return nil
+	}
+	q.makeRoom(time.Now().Add(-24 * time.Hour).Unix()) // ended long ago
+	b, err := json.Marshal(q.cells)
+	q.dirty = false
+	q.mu.Unlock()
+	if err == nil {
+		err = replaceFile(q.file, b)
+	}
+	if err != nil {
+		q.mu.Lock()
+		q.dirty = true
+		q.mu.Unlock()
+		return fmt.Errorf("writing quotas: %w", err)
+	}
+	return nil
+}
+
+func replaceFile(name string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".new*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
