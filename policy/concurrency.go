@@ -1,0 +1,74 @@
+package policy
+
+import (
+	"github.com/whygate/whygate/counter"
+	"github.com/whygate/whygate/reason"
+)
+
+// Concurrency bounds how many calls of one caller may be in flight at once. It protects
+// an upstream from slow calls that a rate limit would let pile up.
+//
+//	policies:
+//	- concurrency: {calls: 10, per: application}
+type Concurrency struct {
+	// Calls that may be in flight at once.
+	Calls int64 `json:"calls" required:"true" min:"1" max:"1000000"`
+	// Per is who is counted: each application, credential or address, or all calls of
+	// the route together. Calls without an application are counted by address.
+	Per string `json:"per" enum:"application,credential,address,route" default:"application"`
+}
+
+var concurrencyExceeded = reason.New(reason.Reason{
+	Code: "concurrency.exceeded", Status: 429,
+	Title:  "Too many calls at once",
+	Says:   "{caller} has {limit} calls in flight, as many as are allowed at once",
+	Wanted: "at most {limit} calls at once of each {per}",
+	Seen:   "{limit} in flight, counted by {key}",
+	Fixes: []reason.Fix{
+		{By: reason.Caller, Text: "wait for a call to end before sending the next[; {limit} may run at once]"},
+		{By: reason.Owner, Text: "ask {owner} to allow more calls at once"},
+	},
+	Hint: "the counter is {key}; calls that hang in the upstream keep their place until they time out",
+})
+
+type concurrencyCheck struct {
+	rateCheck // for key
+	calls     int64
+	place     *place
+}
+
+// Compile names the counter.
+func (p *Concurrency) Compile(env *Env) any {
+	c := &concurrencyCheck{calls: p.Calls}
+	c.per, c.limit, c.memory, c.at = p.Per, counter.LimitID(env.LimitName), env.Memory, env.Source("calls")
+	c.place = &place{env.Memory}
+	if (p.Per == "application" || p.Per == "credential") && !env.Kinds["key-auth"] {
+		env.Lint("concurrency.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies an %s, so calls are counted by address", p.Per)
+	}
+	return c
+}
+
+// Check takes a place until the call ends.
+func (c *concurrencyCheck) Check(x *Exchange) reason.Verdict {
+	k, per := c.key(x)
+	if x.Explaining {
+		if res := c.memory.Inside(k, c.calls); res.OK {
+			return reason.Pass(reason.Own("in_flight", c.calls-res.Left), reason.Own("limit", c.calls).At(c.at), reason.Own("key", x.keyText(per)))
+		}
+	} else if c.memory.Enter(k, c.calls).OK {
+		x.hold(hold{onEnd: c.place, key: k})
+		return reason.Verdict{}
+	}
+	x.Extra.Add("Retry-After", "1")
+	return concurrencyExceeded.Refuse(
+		reason.Own("caller", x.Caller()),
+		reason.Own("limit", c.calls).At(c.at),
+		reason.Own("per", per),
+		reason.Own("key", x.keyText(per)),
+		x.OwnerFact())
+}
+
+// place is a place among the calls in flight.
+type place struct{ memory *counter.Memory }
+
+func (p *place) release(h *hold) { p.memory.Leave(h.key) }

@@ -1,0 +1,185 @@
+package policy
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/whygate/whygate/consumer"
+	"github.com/whygate/whygate/counter"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/wire"
+)
+
+// Exchange is one call as policies see it. It holds until the call has ended; its strings
+// must be cloned by whoever keeps one.
+type Exchange struct {
+	*wire.Request
+	// Now is when the call began. Whoever compares times uses it, so that one call has one
+	// time and `explain --at` can set it.
+	Now    time.Time
+	Scheme string // http or https, as the client spoke it to the first trusted proxy
+	TLS    *tls.ConnectionState
+	Client Client
+	Route  *Route
+
+	// Explaining is set when nothing must be spent, counted or changed. Checks add facts to what
+	// they let pass.
+	Explaining bool
+	// Preflight says that this is a CORS preflight, matched by the method it asks for.
+	Preflight bool
+	// BodySize is the announced size of the content, -1 unknown. explain sets it too.
+	BodySize int64
+
+	// Identity, filled by the checks of the phase Authentication and Subscribed.
+	Application  *consumer.Application
+	Credential   *consumer.Credential
+	Subscription *consumer.Subscription
+	Plan         *consumer.Plan
+
+	// Answer is set by a check that answers by itself without refusing.
+	Answer *Answer
+	// Extra are fields for the answer, whoever gives it.
+	Extra wire.Fields
+	// Tightest is the limit with the least left, for the call record.
+	Tightest counter.Result
+	limited  bool
+
+	held    [4]hold
+	nHeld   int
+	scratch []byte
+}
+
+// Answer is an answer of the gateway itself that is no refusal.
+type Answer struct {
+	Status int
+	Fields wire.Fields
+}
+
+// Route is what policies may know of the route a call was matched to.
+type Route struct {
+	API, Version, Stage, Name string
+	// Mount is what lies before the route's path: stage, base path and version path.
+	Mount string
+	// Template is the route's path below the mount, Methods what it serves (empty: all).
+	Template string
+	Methods  []string
+	Owner    consumer.Owner
+	Operator consumer.Owner
+	// OpenPlan is the plan that every application has on this stage, or nil.
+	OpenPlan *consumer.Plan
+	// OpenStages are other stages of the API with an open plan, as fixes for those without a subscription.
+	OpenStages []OpenStage
+	// Versions of the API that are in service.
+	Versions []string
+	Source   *reason.Source
+}
+
+// OpenStage is a stage that an application can call without a subscription.
+type OpenStage struct{ Stage, Path, Plan string }
+
+// hold is something to give back: at the end of the call, or when the call is refused by a
+// later check.
+type hold struct {
+	onEnd    releaser
+	onRefuse releaser
+	key      counter.Key
+	name     string // of a quota
+}
+
+type releaser interface{ release(h *hold) }
+
+func (x *Exchange) hold(h hold) {
+	if x.nHeld == len(x.held) {
+		panic("BUG: more limits hold a call than an Exchange has room for")
+	}
+	x.held[x.nHeld] = h
+	x.nHeld++
+}
+
+// Undo gives back what limits took, since a later check refused the call.
+func (x *Exchange) Undo() {
+	for i := range x.held[:x.nHeld] {
+		if r := x.held[i].onRefuse; r != nil {
+			r.release(&x.held[i])
+		}
+	}
+}
+
+// Finish ends what lasts as long as the call.
+func (x *Exchange) Finish() {
+	for i := range x.held[:x.nHeld] {
+		if r := x.held[i].onEnd; r != nil {
+			r.release(&x.held[i])
+		}
+		x.held[i] = hold{}
+	}
+	x.nHeld = 0
+}
+
+// Reset readies the exchange for its next call, keeping its memory.
+func (x *Exchange) Reset(r *wire.Request, now time.Time) {
+	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], scratch: x.scratch[:0], BodySize: r.Length}
+}
+
+// limit notes how a limit stands, for the record and the answer's fields.
+func (x *Exchange) limit(res counter.Result) {
+	if !x.limited || res.Left < x.Tightest.Left {
+		x.Tightest, x.limited = res, true
+	}
+}
+
+// Limited says that a limit was asked, so that Tightest means something.
+func (x *Exchange) Limited() bool { return x.limited }
+
+// Text joins parts in memory that lasts as long as the call.
+func (x *Exchange) Text(parts ...string) string {
+	start := len(x.scratch)
+	for _, p := range parts {
+		x.scratch = append(x.scratch, p...)
+	}
+	return wire.View(x.scratch[start:])
+}
+
+// AddrText writes an address in memory that lasts as long as the call.
+func (x *Exchange) AddrText(a netip.Addr) string {
+	start := len(x.scratch)
+	x.scratch = a.AppendTo(x.scratch)
+	return wire.View(x.scratch[start:])
+}
+
+// append is for texts made of numbers.
+func (x *Exchange) appendText(f func(b []byte) []byte) string {
+	start := len(x.scratch)
+	x.scratch = f(x.scratch)
+	return wire.View(x.scratch[start:])
+}
+
+// seconds rounds up, since a client that comes back a moment too early is refused again.
+func seconds(d time.Duration) int64 {
+	return int64((d + time.Second - 1) / time.Second)
+}
+
+func secondsText(d time.Duration) string { return strconv.FormatInt(seconds(d), 10) }
+
+// Caller names who calls, for sentences: the application, or the address.
+func (x *Exchange) Caller() string {
+	if x.Application != nil {
+		return "application " + strconv.Quote(x.Application.Name)
+	}
+	return x.Client.Addr.String()
+}
+
+// OwnerFact names whom to ask about the API.
+func (x *Exchange) OwnerFact() reason.Fact {
+	o := x.Route.Owner
+	name := "the owner of API " + strconv.Quote(x.Route.API)
+	if o.Team != "" {
+		name = "team " + strconv.Quote(o.Team)
+	}
+	if o.Contact != "" {
+		name += " (" + o.Contact + ")"
+	}
+	return reason.Own("owner", name)
+}

@@ -1,0 +1,134 @@
+package policy
+
+import (
+	"net/netip"
+
+	"github.com/gaissmai/bart"
+
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/resource"
+)
+
+// IPAccess lets calls in by the address of the client.
+//
+// A denied network wins over an allowed one. With an allow list, whoever is on neither list is
+// refused; with a deny list alone, whoever is not on it may pass. The address is the one
+// found through the gateway's trustedProxies; every verdict shows the table of hops
+// that it was found by, and a caller sees their own at /.well-known/whygate/whoami.
+//
+//	policies:
+//	- ip-access: {allow: [203.0.113.0/24, "2001:db8::/32"], deny: [203.0.113.66]}
+type IPAccess struct {
+	// Allow lists networks and addresses that may call.
+	Allow []resource.Prefix `json:"allow" example:"[203.0.113.0/24]"`
+	// Deny lists networks and addresses that may not, whatever Allow says.
+	Deny []resource.Prefix `json:"deny" example:"[203.0.113.66]"`
+}
+
+var (
+	ipDenied = reason.New(reason.Reason{
+		Code: "ip-access.denied", Status: 403,
+		Title:  "Your address may not call this API",
+		Says:   "{address} lies in {network}, which is denied",
+		Wanted: "an address outside the denied networks {denied}",
+		Seen:   "{address}[ of network {network}]",
+		Fixes: []reason.Fix{
+			{By: reason.Owner, Text: "ask[ {owner}] to take your address off the deny list"},
+			{By: reason.Caller, Text: "call from another network[; this call came from {address}]"},
+		},
+		Hint: "if {address} is not the client but a proxy, add that proxy to trustedProxies of the Gateway",
+	})
+	ipNotAllowed = reason.New(reason.Reason{
+		Code: "ip-access.not-allowed", Status: 403,
+		Title:  "Your address is not on the allow list of this API",
+		Says:   "{address} lies in none of the allowed networks[ {allowed}]",
+		Wanted: "an address in {allowed}",
+		Seen:   "{address}[; nearest allowed network {nearest}]",
+		Fixes: []reason.Fix{
+			{By: reason.Owner, Text: "ask[ {owner}] to allow your address[ {address}]"},
+			{By: reason.Caller, Text: "call from an allowed network[; this call came from {address}]"},
+		},
+		Hint: "if {address} is not the client but a proxy, add that proxy to trustedProxies of the Gateway",
+	})
+)
+
+type ipCheck struct {
+	allow, deny bart.Lite
+	allowed     []netip.Prefix
+	denied      []netip.Prefix
+	trust       *Trust
+	at, denyAt  *reason.Source
+}
+
+// Compile builds the tables.
+func (p *IPAccess) Compile(env *Env) any {
+	c := &ipCheck{trust: env.Trust, at: env.Source("allow"), denyAt: env.Source("deny")}
+	if len(p.Allow)+len(p.Deny) == 0 {
+		env.Problem("", "list networks under allow or deny", "ip-access without networks decides nothing")
+	}
+	for _, n := range p.Allow {
+		c.allow.Insert(n.Prefix)
+		c.allowed = append(c.allowed, n.Prefix)
+	}
+	for i, n := range p.Deny {
+		c.deny.Insert(n.Prefix)
+		c.denied = append(c.denied, n.Prefix)
+		for _, t := range env.Trust.Networks() {
+			if t.Overlaps(n.Prefix) && t.Bits() >= n.Bits() {
+				env.Lint("ip-access.denies-proxy", index("deny", i), "", "%v denies the trusted proxy %v: calls that come through it without X-Forwarded-For are refused", n, t)
+			}
+		}
+	}
+	for i, n := range p.Allow {
+		for _, t := range env.Trust.Networks() {
+			if t.Overlaps(n.Prefix) && t.Bits() >= n.Bits() {
+				env.Lint("ip-access.allows-proxy", index("allow", i), "allow the networks of clients only", "%v allows the trusted proxy %v: every call that reaches it without X-Forwarded-For is let in", n, t)
+			}
+		}
+	}
+	return c
+}
+
+// Check decides by the client's address.
+func (c *ipCheck) Check(x *Exchange) reason.Verdict {
+	a := x.Client.Addr
+	if len(c.denied) > 0 && c.deny.Contains(a) {
+		n, _ := c.deny.LookupPrefixLPM(netip.PrefixFrom(a, a.BitLen()))
+		return ipDenied.Refuse(append(x.addressFacts(c.trust), x.OwnerFact(),
+			reason.Rule("network", n).At(c.denyAt), reason.Rule("denied", c.denied))...)
+	}
+	if len(c.allowed) > 0 && !c.allow.Contains(a) {
+		facts := append(x.addressFacts(c.trust), x.OwnerFact(), reason.Rule("allowed", c.allowed).At(c.at))
+		if n, ok := nearest(a, c.allowed); ok {
+			facts = append(facts, reason.Rule("nearest", n))
+		}
+		return ipNotAllowed.Refuse(facts...)
+	}
+	if x.Explaining {
+		facts := x.addressFacts(c.trust)
+		if n, ok := c.allow.LookupPrefixLPM(netip.PrefixFrom(a, a.BitLen())); ok {
+			facts = append(facts, reason.Rule("allowed_by", n).At(c.at))
+		}
+		return reason.Pass(facts...)
+	}
+	return reason.Verdict{}
+}
+
+// nearest is the network that shares the most leading bits with a.
+func nearest(a netip.Addr, nets []netip.Prefix) (best netip.Prefix, ok bool) {
+	most := -1
+	for _, n := range nets {
+		if n.Addr().BitLen() != a.BitLen() {
+			continue
+		}
+		x, y := a.AsSlice(), n.Addr().AsSlice()
+		same := 0
+		for same < n.Bits() && x[same/8]>>(7-same%8)&1 == y[same/8]>>(7-same%8)&1 {
+			same++
+		}
+		if same > most {
+			best, most = n, same
+		}
+	}
+	return best, most >= 0
+}

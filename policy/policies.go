@@ -1,0 +1,37 @@
+package policy
+
+// All lists every policy, in the order of phases and within a phase in the order in which
+// they decide. A new policy is one file and one line here.
+var All = []Kind{
+	{"maintenance", Service, func() Policy { return new(Maintenance) }},
+	{"ip-access", Network, func() Policy { return new(IPAccess) }},
+	{"cors", CORS, func() Policy { return new(CrossOrigin) }},
+	{"method", Form, func() Policy { return new(Method) }},
+	{"size", Form, func() Policy { return new(Size) }},
+	{"key-auth", Authentication, func() Policy { return new(KeyAuth) }},
+	{"subscription", Subscribed, func() Policy { return new(Subscription) }},
+	{"rate-limit", Limits, func() Policy { return new(RateLimit) }},
+	{"quota", Limits, func() Policy { return new(Quota) }},
+	{"concurrency", Limits, func() Policy { return new(Concurrency) }},
+	{"headers", Rewrite, func() Policy { return new(Headers) }},
+	{"path", Rewrite, func() Policy { return new(Path) }},
+}
+
+// Names are the names of all policies.
+func Names() []string {
+	names := make([]string, len(All))
+	for i, k := range All {
+		names[i] = k.Name
+	}
+	return names
+}
+
+// KindNamed finds a kind and its position in All.
+func KindNamed(name string) (Kind, int, bool) {
+	for i, k := range All {
+		if k.Name == name {
+			return k, i, true
+		}
+	}
+	return Kind{}, 0, false
+}

@@ -1,0 +1,139 @@
+// Package policy holds every policy, one file each, and what they have in common.
+//
+// A policy is a configuration (a struct that documents decode into) which is compiled once
+// per revision. What comes out takes part in a call at up to three points:
+//
+//	Check           decides, before anything is forwarded
+//	RequestEditor   changes what the upstream gets
+//	ResponseEditor  changes what the client gets, refusals included
+//
+// Policies see a call as an *Exchange and nothing else. The list of all policies is in
+// policies.go; their order is that of the phases and cannot be configured.
+package policy
+
+import (
+	"fmt"
+
+	"github.com/whygate/whygate/consumer"
+	"github.com/whygate/whygate/counter"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/resource"
+	"github.com/whygate/whygate/wire"
+)
+
+// Phase is when a policy decides. Phases run in this order for every call, so that no
+// document can let a preflight fail on a missing key or count calls of strangers.
+type Phase uint8
+
+// The phases.
+const (
+	Service        Phase = iota // is the API in service at all?
+	Network                     // where from
+	CORS                        // which page of the web; preflights end here
+	Form                        // method, sizes
+	Authentication              // who
+	Subscribed                  // is this application entitled
+	Authorization               // may this identity do that
+	Limits                      // how much
+	Rewrite                     // never decides
+)
+
+var phases = [...]string{"service", "network", "cors", "form", "authentication", "subscription", "authorization", "limits", "rewrite"}
+
+func (p Phase) String() string { return phases[p] }
+
+// Kind is one policy in the list of all.
+type Kind struct {
+	Name  string
+	Phase Phase
+	// New returns a pointer to an empty configuration.
+	New func() Policy
+}
+
+// Policy is a decoded configuration.
+type Policy interface {
+	// Compile runs once per revision and route: everything that can fail, fails here, as a
+	// problem of Env. The result takes part as a Check, RequestEditor or ResponseEditor.
+	Compile(env *Env) any
+}
+
+// Check decides about a call. Check runs on every call: it neither blocks nor allocates
+// when the call passes.
+type Check interface {
+	Check(x *Exchange) reason.Verdict
+}
+
+// RequestEditor changes the request that is forwarded.
+type RequestEditor interface {
+	EditRequest(x *Exchange, o *wire.Outgoing)
+}
+
+// ResponseEditor changes the head of the answer.
+type ResponseEditor interface {
+	EditResponse(x *Exchange, h *wire.Head)
+}
+
+// Step is a check on a route.
+type Step struct {
+	Check  Check
+	Name   string // the policy's name on this route
+	Kind   string
+	Phase  Phase
+	Shadow bool
+	Source *reason.Source
+}
+
+// Env is what a policy is compiled in.
+type Env struct {
+	Node     resource.Node // the policy's configuration
+	Name     string        // of the policy on this route
+	Problems *resource.Problems
+
+	Route     *Route
+	Consumers *consumer.Directory
+	Trust     *Trust
+	Memory    *counter.Memory
+	Quotas    *counter.Quotas
+	Gateway   *resource.Gateway
+
+	// LimitName is the same for all routes that share this policy, and from one revision to
+	// the next: counters are kept under it.
+	LimitName string
+	// Kinds of the policies on this route, this one included.
+	Kinds map[string]bool
+	// CORSNames are the header names that browsers may want to send and read because of this
+	// route's other policies, such as the header of the key.
+	Resolve func(path string) string // of files named in the document
+}
+
+// Problem reports an error at a field of the configuration ("" for the whole of it).
+func (e *Env) Problem(field, hint, format string, args ...any) {
+	e.report(resource.Error, "", field, hint, format, args...)
+}
+
+// Lint reports a warning with a code.
+func (e *Env) Lint(code, field, hint, format string, args ...any) {
+	e.report(resource.Warning, code, field, hint, format, args...)
+}
+
+func (e *Env) report(severity resource.Severity, code, field, hint, format string, args ...any) {
+	*e.Problems = append(*e.Problems, resource.Problem{
+		Pos: e.Node.At(field), Severity: severity, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint,
+	})
+}
+
+// Source says where a field of the configuration is written, for facts.
+func (e *Env) Source(field string) *reason.Source { return SourceOf(e.Node, field) }
+
+// SourceOf says where a field of a document is written.
+func SourceOf(n resource.Node, field string) *reason.Source {
+	p := n.At(field)
+	path := n.Path()
+	if field != "" {
+		path += "." + field
+	}
+	return &reason.Source{Document: n.Document(), Field: path, File: p.File, Line: p.Line}
+}
+
+// index is the path of an element of a list, for positions.
+func index(field string, i int) string { return fmt.Sprintf("%s[%d]", field, i) }

@@ -1,0 +1,123 @@
+package policy
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/whygate/whygate/counter"
+	"github.com/whygate/whygate/reason"
+)
+
+// Quota bounds how many calls each caller may make in a calendar period: this hour, day, week,
+// month or year, in a time zone. Quotas outlive a restart of the node. A call that a later check
+// refuses is not counted.
+//
+//	policies:
+//	- quota: {requests: 10000, period: month, timeZone: Europe/Berlin}
+type Quota struct {
+	// Requests is how many calls one caller may make in each period.
+	Requests int64 `json:"requests" required:"true" min:"1"`
+	// Period of the calendar; weeks begin on Monday.
+	Period string `json:"period" enum:"hour,day,week,month,year" default:"month"`
+	// TimeZone in which periods begin, an IANA name.
+	TimeZone string `json:"timeZone" default:"UTC" example:"Europe/Berlin"`
+	// Per is who is counted: each application, credential or address, or all calls of
+	// the route together. Calls without an application are counted by address.
+	Per string `json:"per" enum:"application,credential,address,route" default:"application"`
+}
+
+var quotaExceeded = reason.New(reason.Reason{
+	Code: "quota.exceeded", Status: 429,
+	Title:  "The quota is used up",
+	Says:   "{caller} used all {limit} calls of this {period}; it ends in {retry_after}, at {reset}",
+	Wanted: "at most {limit} calls per {period} of each {per}",
+	Seen:   "{limit} of {limit} used, counted by {key}",
+	Fixes: []reason.Fix{
+		{By: reason.Caller, Text: "wait until the period ends, in {retry_after}"},
+		{By: reason.Owner, Text: "ask {owner} for a larger quota[ than plan \"{plan}\" has]"},
+	},
+	Hint: "the counter is {key}",
+})
+
+type quotaCheck struct {
+	quotaOf
+	per  string
+	name string
+}
+
+type quotaOf struct {
+	limit  int64
+	period string
+	zone   *time.Location
+	of     string
+	at     *reason.Source
+	quotas *counter.Quotas
+	now    atomic.Pointer[counter.Period] // the one that the last call lay in
+}
+
+// Compile loads the time zone.
+func (p *Quota) Compile(env *Env) any {
+	zone, err := time.LoadLocation(p.TimeZone)
+	if err != nil {
+		env.Problem("timeZone", "an IANA name such as Europe/Berlin", "time zone %q is not known", p.TimeZone)
+	}
+	c := &quotaCheck{per: p.Per, name: env.LimitName + "\x00"}
+	c.limit, c.period, c.zone, c.at, c.quotas = p.Requests, p.Period, zone, env.Source("requests"), env.Quotas
+	if (p.Per == "application" || p.Per == "credential") && !env.Kinds["key-auth"] {
+		env.Lint("quota.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies an %s, so calls are counted by address", p.Per)
+	}
+	return c
+}
+
+// Check counts one call.
+func (c *quotaCheck) Check(x *Exchange) reason.Verdict {
+	switch {
+	case c.per == "route":
+		return c.check(x, c.name, "route")
+	case c.per == "credential" && x.Credential != nil:
+		return c.check(x, x.Text(c.name, x.Credential.Prefix), "credential")
+	case c.per == "application" && x.Application != nil:
+		return c.check(x, x.Text(c.name, x.Application.Name), "application")
+	}
+	return c.check(x, x.Text(c.name, x.AddrText(countedAddr(x.Client.Addr))), "address")
+}
+
+func (q *quotaOf) periodAt(t time.Time) counter.Period {
+	if p := q.now.Load(); p != nil && !t.Before(p.Start) && t.Before(p.End) {
+		return *p
+	}
+	p := counter.PeriodOf(q.period, t, q.zone)
+	q.now.Store(&p)
+	return p
+}
+
+func (q *quotaOf) check(x *Exchange, name, per string) reason.Verdict {
+	p := q.periodAt(x.Now)
+	res := q.quotas.Take(name, q.limit, p, x.Now, x.Explaining)
+	x.limit(res)
+	if res.OK {
+		if x.Explaining {
+			return reason.Pass(reason.Own("used", q.limit-res.Left-1), reason.Own("limit", q.limit).At(q.at), reason.Own("period", q.period), reason.Own("key", x.keyText(per)))
+		}
+		x.hold(hold{onRefuse: q, name: name})
+		return reason.Verdict{}
+	}
+	x.Extra.Add("Retry-After", secondsText(res.Retry))
+	facts := []reason.Fact{
+		reason.Own("caller", x.Caller()),
+		reason.Own("limit", q.limit).At(q.at),
+		reason.Own("period", q.period),
+		reason.Own("per", per),
+		reason.Own("key", x.keyText(per)),
+		reason.Public("retry_after", res.Retry.Round(time.Second)),
+		reason.Public("reset", p.End),
+		x.OwnerFact(),
+	}
+	if q.of != "" {
+		facts = append(facts, reason.Own("plan", q.of))
+	}
+	return quotaExceeded.Refuse(facts...)
+}
+
+// release gives a call back that a later check refused.
+func (q *quotaOf) release(h *hold) { q.quotas.Return(h.name) }

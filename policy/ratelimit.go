@@ -1,0 +1,203 @@
+package policy
+
+import (
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/whygate/whygate/counter"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/resource"
+)
+
+// RateLimit bounds how fast each caller may call.
+//
+// Allowance flows back evenly (GCRA): with 100 requests per minute a caller may send 100 at
+// once and then one every 0.6 seconds. A smaller burst spreads them from the start. A
+// refusal says exactly when the same call will pass; allowed calls carry RateLimit and
+// RateLimit-Policy too. Every caller has a counter of their own; which one it was is a fact
+// of each refusal.
+//
+//	policies:
+//	- rate-limit: {requests: 100, period: 1m, per: application}
+type RateLimit struct {
+	// Requests is how many calls one caller may make in each period.
+	Requests int64 `json:"requests" required:"true" min:"1" max:"1000000000"`
+	// Period is the time over which they are spread.
+	Period resource.Duration `json:"period" default:"1m" min:"1ms" max:"366d"`
+	// Burst is how many may come at once. 0 means as many as requests.
+	Burst int64 `json:"burst" min:"0" max:"1000000000"`
+	// Per is who is counted: each application, credential or address, or all calls of
+	// the route together. Calls without an application are counted by address.
+	Per string `json:"per" enum:"application,credential,address,route" default:"application"`
+}
+
+var rateExceeded = reason.New(reason.Reason{
+	Code: "rate-limit.exceeded", Status: 429,
+	Title:  "Too many calls",
+	Says:   "{caller} used all {limit} calls per {period}",
+	Wanted: "at most {limit} calls per {period} of each {per}[, {burst} at once]",
+	Seen:   "{limit} of {limit} used, counted by {key}",
+	Fixes: []reason.Fix{
+		{By: reason.Caller, Text: "wait {retry_after}, then call again"},
+		{By: reason.Owner, Text: "ask {owner} for a larger limit[ than plan \"{plan}\" has]"},
+	},
+	Hint: "the counter is {key}; if that is the address of a proxy, add it to trustedProxies of the Gateway",
+})
+
+type rateCheck struct {
+	limitOf
+	per   string
+	limit uint64
+}
+
+// limitOf is a rate with what its explanation needs.
+type limitOf struct {
+	rate        counter.Rate
+	name        string // in the fields RateLimit and RateLimit-Policy
+	policyField string // the value of RateLimit-Policy
+	of          string // the plan, "" for a policy
+	at          *reason.Source
+	memory      *counter.Memory
+	trust       *Trust
+}
+
+// Compile prepares the arithmetic.
+func (p *RateLimit) Compile(env *Env) any {
+	if p.Burst == 0 {
+		p.Burst = p.Requests
+	}
+	c := &rateCheck{per: p.Per, limit: counter.LimitID(env.LimitName)}
+	c.limitOf = limitOf{
+		rate: counter.Rate{Requests: p.Requests, Burst: p.Burst, Period: time.Duration(p.Period)},
+		name: env.Name, at: env.Source("requests"), memory: env.Memory, trust: env.Trust,
+	}
+	c.policyField = policyField(c.name, c.rate)
+	if p.Per == "application" || p.Per == "credential" {
+		if !env.Kinds["key-auth"] {
+			env.Lint("rate-limit.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies an %s, so calls are counted by address", p.Per)
+		}
+	}
+	return c
+}
+
+func policyField(name string, r counter.Rate) string {
+	return quote(name) + ";q=" + strconv.FormatInt(r.Burst, 10) + ";w=" + secondsText(r.Period)
+}
+
+// key finds the counter of this call and who it counts.
+func (c *rateCheck) key(x *Exchange) (counter.Key, string) {
+	switch {
+	case c.per == "route":
+		return counter.KeyOf(c.limit, ""), "route"
+	case c.per == "credential" && x.Credential != nil:
+		return counter.KeyOf(c.limit, x.Credential.Prefix), "credential"
+	case c.per == "application" && x.Application != nil:
+		return counter.KeyOf(c.limit, x.Application.Name), "application"
+	}
+	return counter.KeyOf(c.limit, x.AddrText(countedAddr(x.Client.Addr))), "address"
+}
+
+// countedAddr: whoever has one IPv6 address has 2^64 of them.
+func countedAddr(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a
+}
+
+// Check spends one call.
+func (c *rateCheck) Check(x *Exchange) reason.Verdict {
+	k, per := c.key(x)
+	return c.check(x, k, per)
+}
+
+func (l *limitOf) check(x *Exchange, k counter.Key, per string) reason.Verdict {
+	var res counter.Result
+	if x.Explaining {
+		res = l.memory.Peek(k, l.rate, 1, x.Now)
+	} else {
+		res = l.memory.Take(k, l.rate, 1, x.Now)
+	}
+	tightest := !x.limited || res.Left < x.Tightest.Left
+	x.limit(res)
+	if res.OK {
+		if x.Explaining {
+			return reason.Pass(reason.Own("used", l.rate.Burst-res.Left-1), reason.Own("limit", l.rate.Burst).At(l.at),
+				reason.Own("period", l.rate.Period), reason.Own("key", x.keyText(per)))
+		}
+		x.hold(hold{onRefuse: l, key: k})
+		if tightest {
+			l.tell(x, res)
+		}
+		return reason.Verdict{}
+	}
+	l.tell(x, res)
+	x.Extra.Add("Retry-After", secondsText(res.Retry))
+	facts := []reason.Fact{
+		reason.Own("caller", x.Caller()),
+		reason.Own("limit", l.rate.Requests).At(l.at),
+		reason.Own("period", l.rate.Period),
+		reason.Own("per", per),
+		reason.Own("key", x.keyText(per)),
+		reason.Public("retry_after", res.Retry.Round(time.Millisecond)),
+		x.OwnerFact(),
+	}
+	if l.rate.Burst != l.rate.Requests {
+		facts = append(facts, reason.Own("burst", l.rate.Burst))
+	}
+	if l.of != "" {
+		facts = append(facts, reason.Own("plan", l.of))
+	}
+	if per == "address" && l.trust != nil {
+		facts = append(facts, reason.Own("hops", x.Hops(l.trust)))
+	}
+	return rateExceeded.Refuse(facts...)
+}
+
+// release gives a call back that a later check refused.
+func (l *limitOf) release(h *hold) { l.memory.Return(h.key, l.rate, 1) }
+
+// tell sets the fields RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers)
+// to the limit that binds most.
+func (l *limitOf) tell(x *Exchange, res counter.Result) {
+	x.Extra.Remove("RateLimit")
+	x.Extra.Remove("RateLimit-Policy")
+	x.Extra.Add("RateLimit-Policy", l.policyField)
+	x.Extra.Add("RateLimit", x.appendText(func(b []byte) []byte {
+		b = append(b, '"')
+		b = append(b, l.name...)
+		b = append(b, `";r=`...)
+		b = strconv.AppendInt(b, res.Left, 10)
+		b = append(b, ";t="...)
+		return strconv.AppendInt(b, seconds(res.Reset), 10)
+	}))
+}
+
+// keyText is the counter in words.
+func (x *Exchange) keyText(per string) string {
+	switch per {
+	case "application":
+		return "application " + quote(x.Application.Name)
+	case "credential":
+		return "key " + x.Credential.Prefix
+	case "subscription":
+		if x.Subscription != nil {
+			return "subscription " + quote(x.Subscription.Name)
+		}
+		if x.Application != nil {
+			return "application " + quote(x.Application.Name) + " on stage " + quote(x.Route.Stage)
+		}
+	case "route":
+		return "all calls of this route"
+	}
+	from := "the address of the connection"
+	if x.Client.Hop > 0 {
+		from = "X-Forwarded-For, hop " + strconv.Itoa(x.Client.Hop)
+	} else if x.Client.Announced.IsValid() {
+		from = "the PROXY header"
+	}
+	return "address " + countedAddr(x.Client.Addr).String() + " (" + from + ")"
+}

@@ -1,0 +1,260 @@
+package policy
+
+import (
+	"time"
+
+	"github.com/whygate/whygate/consumer"
+	"github.com/whygate/whygate/counter"
+	"github.com/whygate/whygate/reason"
+)
+
+// Subscription demands that the calling application has an active subscription to the API,
+// for the version and stage that it calls. The plan of the subscription sets its rate limit and
+// quota. On a stage with an openPlan every application may call without a subscription.
+//
+// It needs a policy that identifies the application, such as key-auth.
+//
+//	policies:
+//	- subscription
+type Subscription struct{}
+
+var (
+	subscriptionMissing = reason.New(reason.Reason{
+		Code: "subscription.missing", Status: 403,
+		Title:  "The application has no subscription to this API",
+		Says:   "application \"{application}\" has no subscription to API \"{api}\"",
+		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
+		Seen:   "none[; it is subscribed to {others}]",
+		Fixes: []reason.Fix{
+			{By: reason.Application, Text: "subscribe application \"{application}\" to API \"{api}\"[; {owner} approves it]"},
+			{By: reason.Application, Text: "subscribe the application to this API, or ask its owner"},
+		},
+		Hint: "a Subscription document with application \"{application}\" and api {api}",
+	})
+	subscriptionPending = reason.New(reason.Reason{
+		Code: "subscription.pending", Status: 403,
+		Title:  "The subscription has not been approved yet",
+		Says:   "the subscription of application \"{application}\" to API \"{api}\" was requested[ {requested}] and waits for approval by {owner}",
+		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
+		Seen:   "requested[ {requested}], waiting for approval[ by {owner}]",
+		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner} to approve it"}},
+		Hint:   "set state: active in Subscription \"{subscription}\"",
+	})
+	subscriptionSuspended = reason.New(reason.Reason{
+		Code: "subscription.suspended", Status: 403,
+		Title:  "The subscription is suspended",
+		Says:   "the subscription of application \"{application}\" to API \"{api}\" is suspended[: {note}]",
+		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
+		Seen:   "suspended[: {note}]",
+		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner} to resume it"}},
+		Hint:   "state of Subscription \"{subscription}\"",
+	})
+	subscriptionRejected = reason.New(reason.Reason{
+		Code: "subscription.rejected", Status: 403,
+		Title:  "The subscription was rejected",
+		Says:   "{owner} rejected the subscription of application \"{application}\" to API \"{api}\"[: {note}]",
+		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
+		Seen:   "rejected[: {note}]",
+		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner} what is missing, and request it again"}},
+		Hint:   "state of Subscription \"{subscription}\"",
+	})
+	subscriptionExpired = reason.New(reason.Reason{
+		Code: "subscription.expired", Status: 403,
+		Title:  "The subscription has expired",
+		Says:   "the subscription of application \"{application}\" to API \"{api}\" has expired[ {ago} ago, at {until}]",
+		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
+		Seen:   "expired[ at {until}]",
+		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner} to renew it"}},
+		Hint:   "state and until of Subscription \"{subscription}\"",
+	})
+	subscriptionEarly = reason.New(reason.Reason{
+		Code: "subscription.not-yet-valid", Status: 403,
+		Title:  "The subscription is not valid yet",
+		Says:   "the subscription of application \"{application}\" to API \"{api}\" holds from {from}, in {wait}",
+		Wanted: "a call at or after {from}",
+		Seen:   "a call at {now}",
+		Fixes:  []reason.Fix{{By: reason.Caller, Text: "wait {wait}"}},
+		Hint:   "from of Subscription \"{subscription}\"",
+	})
+	subscriptionElsewhere = reason.New(reason.Reason{
+		Code: "subscription.elsewhere", Status: 403,
+		Title:  "The subscription is for another version or stage",
+		Says:   "the subscription of application \"{application}\" to API \"{api}\" is for {covers}, the call is for {called}",
+		Wanted: "a subscription that covers {called}",
+		Seen:   "a subscription that covers {covers}",
+		Fixes: []reason.Fix{
+			{By: reason.Caller, Text: "call {covers}"},
+			{By: reason.Application, Text: "ask {owner} to extend the subscription to {called}"},
+		},
+		Hint: "version and stages of Subscription \"{subscription}\"",
+	})
+)
+
+type subscriptionCheck struct {
+	consumers *consumer.Directory
+	at        *reason.Source
+}
+
+// Compile demands that somebody identifies the application before.
+func (p *Subscription) Compile(env *Env) any {
+	if !env.Kinds["key-auth"] {
+		env.Problem("", "add key-auth to the policies", "subscription needs a policy that identifies the application, and this route has none")
+	}
+	return &subscriptionCheck{consumers: env.Consumers, at: env.Route.Source}
+}
+
+// Check looks for a subscription that holds now, for this version and stage.
+func (c *subscriptionCheck) Check(x *Exchange) reason.Verdict {
+	if x.Application == nil { // only explain gets here, after a refused authentication
+		return subscriptionMissing.Refuse(reason.Public("api", x.Route.API).At(c.at), x.OwnerFact())
+	}
+	subs := c.consumers.Subscriptions(x.Application, x.Route.API)
+	for _, s := range subs {
+		if s.Covers(x.Route.Version, x.Route.Stage) && s.StateAt(x.Now) == consumer.Active && !x.Now.Before(s.From) {
+			x.Subscription, x.Plan = s, s.Plan
+			if x.Explaining {
+				return reason.Pass(reason.Own("subscription", s.Name).At(s.Source), reason.Own("plan", s.Plan.Name).At(s.Plan.Source))
+			}
+			return reason.Verdict{}
+		}
+	}
+	if p := x.Route.OpenPlan; p != nil {
+		x.Plan = p
+		if x.Explaining {
+			return reason.Pass(reason.Own("plan", p.Name).At(p.Source), reason.Own("subscription", "none needed on this stage"))
+		}
+		return reason.Verdict{}
+	}
+	return c.refuse(x, subs)
+}
+
+// refuse names what is wrong with the subscription that comes closest.
+func (c *subscriptionCheck) refuse(x *Exchange, subs []*consumer.Subscription) reason.Verdict {
+	facts := []reason.Fact{
+		reason.Own("application", x.Application.Name),
+		reason.Own("api", x.Route.API).At(c.at),
+		x.OwnerFact(),
+	}
+	if v := x.Route.Version; v != "" {
+		facts = append(facts, reason.Own("version", v))
+	}
+	v := c.closest(x, subs, facts)
+	for _, o := range x.Route.OpenStages {
+		v = v.Fix(reason.Caller, "call stage \"{open_stage}\" at {open_path}, where the plan \"{open_plan}\" needs no approval",
+			reason.Own("open_stage", o.Stage), reason.Own("open_path", o.Path), reason.Own("open_plan", o.Plan))
+		break
+	}
+	// What the caller can do stands behind what makes this very call pass.
+	if n := len(v.Fixes); n > 0 {
+		v.Fixes = append(append([]reason.Fix{}, v.Reason.Fixes...), v.Fixes...)
+	}
+	return v
+}
+
+func (c *subscriptionCheck) closest(x *Exchange, subs []*consumer.Subscription, facts []reason.Fact) reason.Verdict {
+	version, stage := x.Route.Version, x.Route.Stage
+	var elsewhere *consumer.Subscription
+	for _, s := range subs { // the most useful state comes first
+		if !s.Covers(version, stage) {
+			if elsewhere == nil && s.StateAt(x.Now) == consumer.Active {
+				elsewhere = s
+			}
+			continue
+		}
+		facts = append(facts, reason.Own("subscription", s.Name).At(s.Source))
+		if s.Note != "" {
+			facts = append(facts, reason.Own("note", s.Note))
+		}
+		switch s.StateAt(x.Now) {
+		case consumer.Active:
+			return subscriptionEarly.Refuse(append(facts, reason.Own("from", s.From), reason.Own("now", x.Now), reason.Own("wait", s.From.Sub(x.Now)))...)
+		case consumer.Pending:
+			if !s.Requested.IsZero() {
+				facts = append(facts, reason.Own("requested", s.Requested))
+			}
+			return subscriptionPending.Refuse(facts...)
+		case consumer.Suspended:
+			return subscriptionSuspended.Refuse(facts...)
+		case consumer.Rejected:
+			return subscriptionRejected.Refuse(facts...)
+		default:
+			if !s.Until.IsZero() {
+				facts = append(facts, reason.Own("until", s.Until), reason.Own("ago", x.Now.Sub(s.Until).Round(time.Second)))
+			}
+			return subscriptionExpired.Refuse(facts...)
+		}
+	}
+	if elsewhere != nil {
+		return subscriptionElsewhere.Refuse(append(facts, reason.Own("subscription", elsewhere.Name).At(elsewhere.Source),
+			reason.Own("covers", covers(elsewhere.Version, elsewhere.Stages)), reason.Own("called", covers(version, []string{stage})))...)
+	}
+	return subscriptionMissing.Refuse(facts...)
+}
+
+func covers(version string, stages []string) string {
+	s := ""
+	if version != "" {
+		s = "version " + version
+	}
+	if len(stages) > 0 && stages[0] != "" {
+		if s != "" {
+			s += " on "
+		}
+		s += "stage " + reason.List(stages)
+	}
+	if s == "" {
+		return "the API without version and stage"
+	}
+	return s
+}
+
+// NewPlanSteps returns the checks that keep the rate limit and the quota of whatever plan a call
+// goes by. The snapshot adds them to routes with a subscription policy.
+func NewPlanSteps(plans []*consumer.Plan, m *counter.Memory, q *counter.Quotas) []Step {
+	rates, quotas := planRates{}, planQuotas{}
+	for _, p := range plans {
+		if r := p.Rate; r != nil {
+			l := &limitOf{rate: counter.Rate{Requests: int64(r.Requests), Burst: int64(r.Burst), Period: r.Period}, name: "plan", of: p.Name, at: r.Source, memory: m}
+			l.policyField = policyField(l.name, l.rate)
+			rates[p] = l
+		}
+		if u := p.Quota; u != nil {
+			quotas[p] = &quotaOf{limit: u.Requests, period: u.Period, zone: u.Zone, of: p.Name, at: u.Source, quotas: q}
+		}
+	}
+	return []Step{
+		{Check: rates, Name: "plan-rate-limit", Kind: "rate-limit", Phase: Limits},
+		{Check: quotas, Name: "plan-quota", Kind: "quota", Phase: Limits},
+	}
+}
+
+type (
+	planRates  map[*consumer.Plan]*limitOf
+	planQuotas map[*consumer.Plan]*quotaOf
+)
+
+var planRateID = counter.LimitID("plan")
+
+// Check spends one call of the plan's rate.
+func (c planRates) Check(x *Exchange) reason.Verdict {
+	if l := c[x.Plan]; l != nil {
+		return l.check(x, counter.KeyOf(planRateID, x.planKey()), "subscription")
+	}
+	return reason.Verdict{}
+}
+
+// Check counts one call of the plan's quota.
+func (c planQuotas) Check(x *Exchange) reason.Verdict {
+	if q := c[x.Plan]; q != nil {
+		return q.check(x, x.Text("plan\x00", x.planKey()), "subscription")
+	}
+	return reason.Verdict{}
+}
+
+// planKey is who is counted: the subscription, or on an open plan the application on this stage.
+func (x *Exchange) planKey() string {
+	if x.Subscription != nil {
+		return x.Subscription.Name
+	}
+	return x.Text(x.Application.Name, "\x00", x.Route.API, "\x00", x.Route.Stage)
+}
