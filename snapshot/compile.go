@@ -1,0 +1,604 @@
+package snapshot
+
+import (
+	"cmp"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/whygate/whygate/consumer"
+	"github.com/whygate/whygate/counter"
+	"github.com/whygate/whygate/metric"
+	"github.com/whygate/whygate/policy"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/resource"
+	"github.com/whygate/whygate/upstream"
+	"github.com/whygate/whygate/wire"
+)
+
+// Env is what outlives revisions and is built into each of them.
+type Env struct {
+	Memory  *counter.Memory
+	Quotas  *counter.Quotas
+	Metrics *metric.Registry
+	Watch   *wire.Watch
+	Log     *slog.Logger
+	// Before is the snapshot in use, whose upstreams are kept where nothing changed; nil for none.
+	Before *Snapshot
+	// Listen is an address to listen on where the documents name none, or besides those
+	// that they name if AlsoListen is set.
+	Listen     string
+	AlsoListen bool
+}
+
+// Compile makes a snapshot of documents, or says everything that is wrong with them. The
+// problems include warnings, which do not keep a snapshot from being made.
+func Compile(set *resource.Set, env Env) (*Snapshot, resource.Problems) {
+	c := &compiler{
+		Snapshot: &Snapshot{Set: set, Loaded: time.Now(), Digest: set.Digest(), Upstreams: map[string]*upstream.Upstream{}, router: newRouter()},
+		Env:      env,
+		configs:  map[string]policy.Policy{},
+		compiled: map[string]any{},
+		apis:     map[string]bool{},
+	}
+	c.gateway()
+	c.consumers()
+	c.upstreams()
+	c.listeners()
+	c.planSteps = policy.NewPlanSteps(c.Consumers.Plans(), env.Memory, env.Quotas)
+	for _, d := range set.APIs {
+		c.api(d)
+	}
+	c.lintSubscriptions()
+	c.finish()
+	if c.problems.HasErrors() {
+		for _, u := range c.fresh {
+			u.Close()
+		}
+		return nil, c.problems
+	}
+	c.Warnings = c.problems
+	return c.Snapshot, c.problems
+}
+
+type compiler struct {
+	*Snapshot
+	Env
+	problems  resource.Problems
+	configs   map[string]policy.Policy // decoded, by where they are written
+	compiled  map[string]any           // by where they are written and what they were compiled for
+	planSteps []policy.Step
+	apis      map[string]bool // with a subscription policy
+	byName    map[string]bool // some route names a host
+}
+
+func (c *compiler) problem(p resource.Problem) { c.problems = append(c.problems, p) }
+
+func (c *compiler) lint(p resource.Problem, code string) {
+	p.Severity, p.Code = resource.Warning, code
+	c.problem(p)
+}
+
+// source says where a field of a document is written.
+func source[T any](d *resource.Document[T], field string) *reason.Source {
+	return policy.SourceOf(d.Node(), field)
+}
+
+func (c *compiler) gateway() {
+	if d := c.Set.Gateway; d != nil {
+		c.Gateway = d.Spec
+	} else {
+		c.Gateway = defaults[resource.Gateway]()
+	}
+	c.Operator = consumer.Owner(c.Gateway.Operator)
+	c.Trust = policy.NewTrust(c.Gateway.TrustedProxies)
+	for _, p := range c.Gateway.TrustedProxies {
+		if p.Bits() == 0 {
+			c.lint(c.Set.Gateway.Problem("spec.trustedProxies", fmt.Sprintf("%v trusts everybody: any caller can choose the address that policies see", p), "name the networks of your proxies"), "gateway.trusts-everybody")
+		}
+	}
+}
+
+// defaults is what a kind is without a document that says otherwise.
+func defaults[T any]() (v T) {
+	var ps resource.Problems // required fields, which the caller fills in
+	resource.Decode(resource.Node{}, &v, &ps)
+	return v
+}
+
+func (c *compiler) consumers() {
+	dir := consumer.NewDirectory()
+	c.Consumers = dir
+	for _, d := range c.Set.Plans {
+		p := &consumer.Plan{Name: d.Meta.Name, Automatic: d.Spec.Approval == "automatic", Source: source(d, "")}
+		if r := d.Spec.RateLimit; r != nil {
+			p.Rate = &consumer.Rate{Requests: r.Requests, Burst: cmp.Or(r.Burst, r.Requests), Period: time.Duration(r.Period), Source: source(d, "spec.rateLimit.requests")}
+		}
+		if q := d.Spec.Quota; q != nil {
+			zone, err := time.LoadLocation(q.TimeZone)
+			if err != nil {
+				c.problem(d.Problem("spec.quota.timeZone", fmt.Sprintf("time zone %q is not known", q.TimeZone), "an IANA name such as Europe/Berlin"))
+				zone = time.UTC
+			}
+			p.Quota = &consumer.Quota{Requests: q.Requests, Period: q.Period, Zone: zone, Source: source(d, "spec.quota.requests")}
+		}
+		dir.AddPlan(p)
+	}
+	for _, d := range c.Set.Applications {
+		dir.AddApplication(&consumer.Application{Name: d.Meta.Name, Owner: consumer.Owner(d.Spec.Owner), Suspended: d.Spec.State == "suspended", Source: source(d, "spec.state")})
+	}
+	for _, d := range c.Set.Credentials {
+		app := dir.Application(d.Spec.Application)
+		if app == nil {
+			c.missing(d.Problem, "spec.application", "application", d.Spec.Application, names(c.Set.Applications))
+			continue
+		}
+		cred := &consumer.Credential{Name: d.Meta.Name, Application: app, Prefix: d.Spec.Key.Prefix, Revoked: d.Spec.State == "revoked",
+			From: d.Spec.From.Time, Until: d.Spec.Until.Time, Source: source(d, "spec")}
+		var hash [32]byte
+		hex.Decode(hash[:], []byte(d.Spec.Key.SHA256)) // the pattern of the field saw to the form
+		if !dir.AddCredential(hash, cred) {
+			c.problem(d.Problem("spec.key.sha256", "another Credential has the same key", "keys must differ; make one with: whygate key new"))
+		}
+		if c.past(cred.Until) {
+			c.lint(d.Problem("spec.until", "the credential has expired already", ""), "credential.expired")
+		}
+	}
+	for _, d := range c.Set.Subscriptions {
+		app, plan := dir.Application(d.Spec.Application), dir.Plan(d.Spec.Plan)
+		if app == nil {
+			c.missing(d.Problem, "spec.application", "application", d.Spec.Application, names(c.Set.Applications))
+		}
+		if plan == nil {
+			c.missing(d.Problem, "spec.plan", "plan", d.Spec.Plan, names(c.Set.Plans))
+		}
+		api := c.Set.API(d.Spec.API)
+		if api == nil {
+			// The issue of a subscription that outlived its API is no reason to refuse all documents.
+			hint := ""
+			if n := resource.Nearest(d.Spec.API, names(c.Set.APIs)); n != "" {
+				hint = fmt.Sprintf("did you mean %q?", n)
+			}
+			c.lint(d.Problem("spec.api", fmt.Sprintf("there is no API %q, so this subscription allows nothing", d.Spec.API), hint), "subscription.no-api")
+		} else {
+			c.checkCover(d, api)
+		}
+		if app == nil || plan == nil {
+			continue
+		}
+		dir.AddSubscription(&consumer.Subscription{Name: d.Meta.Name, Application: app, API: d.Spec.API, Version: d.Spec.Version, Stages: d.Spec.Stages,
+			Plan: plan, State: consumer.State(d.Spec.State), Requested: d.Spec.Requested.Time, From: d.Spec.From.Time, Until: d.Spec.Until.Time,
+			Note: d.Spec.Note, Source: source(d, "spec.state")})
+	}
+}
+
+func (c *compiler) past(t time.Time) bool { return !t.IsZero() && t.Before(c.Loaded) }
+
+// checkCover finds subscriptions to versions and stages that do not exist.
+func (c *compiler) checkCover(d *resource.Document[resource.Subscription], api *resource.Document[resource.API]) {
+	if v := d.Spec.Version; v != "" && !slices.ContainsFunc(api.Spec.Versions, func(x resource.APIVersion) bool { return x.Name == v }) {
+		c.lint(d.Problem("spec.version", fmt.Sprintf("API %q has no version %q, so this subscription allows nothing", api.Meta.Name, v), ""), "subscription.no-version")
+	}
+	for i, s := range d.Spec.Stages {
+		if !slices.ContainsFunc(api.Spec.Stages, func(x resource.Stage) bool { return x.Name == s }) {
+			c.lint(d.Problem(fmt.Sprintf("spec.stages[%d]", i), fmt.Sprintf("API %q has no stage %q", api.Meta.Name, s), ""), "subscription.no-stage")
+		}
+	}
+}
+
+func (c *compiler) lintSubscriptions() {
+	for _, d := range c.Set.Subscriptions {
+		if api := c.Set.API(d.Spec.API); api != nil && !c.apis[d.Spec.API] {
+			c.lint(d.Problem("spec.api", fmt.Sprintf("no route of API %q has the policy subscription, so this one changes nothing", d.Spec.API), "add subscription to the policies of the API"), "subscription.unused")
+		}
+	}
+}
+
+// missing reports a name that no document has.
+func (c *compiler) missing(at func(field, message, hint string) resource.Problem, field, kind, name string, known []string) {
+	hint := ""
+	if n := resource.Nearest(name, known); n != "" {
+		hint = fmt.Sprintf("did you mean %q?", n)
+	} else if len(known) > 0 && len(known) <= 10 {
+		hint = "known: " + strings.Join(known, ", ")
+	}
+	c.problem(at(field, fmt.Sprintf("there is no %s %q", kind, name), hint))
+}
+
+func names[T any](docs []*resource.Document[T]) []string {
+	list := make([]string, len(docs))
+	for i, d := range docs {
+		list[i] = d.Meta.Name
+	}
+	return list
+}
+
+func (c *compiler) upstreams() {
+	for _, d := range c.Set.Upstreams {
+		ok := true
+		for i, t := range d.Spec.Targets {
+			if _, _, _, _, err := upstream.ParseTarget(t.URL); err != nil {
+				c.problem(d.Problem(fmt.Sprintf("spec.targets[%d].url", i), err.Error(), "such as http://10.0.0.5:8080"))
+				ok = false
+			}
+		}
+		if len(d.Spec.Targets) == 0 {
+			c.problem(d.Problem("spec.targets", "an upstream needs a target", ""))
+			ok = false
+		}
+		if d.Spec.TLS.SkipVerify {
+			c.lint(d.Problem("spec.tls.skipVerify", "certificates of this upstream are not verified: anybody on the way could answer", "set tls.ca to the authority that signed them"), "upstream.unverified")
+		}
+		if !ok {
+			continue
+		}
+		for _, f := range []string{d.Spec.TLS.CA, d.Spec.TLS.Cert, d.Spec.TLS.Key} {
+			if f != "" {
+				c.Watched = append(c.Watched, d.Resolve(f))
+			}
+		}
+		key := upstreamKey(d)
+		if c.Before != nil {
+			if u := c.Before.Upstreams[d.Meta.Name]; u != nil && u.Key == key {
+				c.Upstreams[d.Meta.Name] = u
+				continue
+			}
+		}
+		u, err := upstream.New(d.Meta.Name, d.Spec, source(d, "spec.targets"), d.Resolve, c.Watch, c.Log)
+		if err != nil {
+			c.problem(d.Problem("spec.tls", err.Error(), "the path is relative to the document"))
+			continue
+		}
+		u.Key = key
+		c.Upstreams[d.Meta.Name] = u
+		c.fresh = append(c.fresh, u)
+	}
+}
+
+// upstreamKey is all that an upstream was made of, files included.
+func upstreamKey(d *resource.Document[resource.Upstream]) string {
+	b, err := json.Marshal(d.Spec)
+	if err != nil {
+		panic("BUG: an upstream cannot be written: " + err.Error())
+	}
+	for _, f := range []string{d.Spec.TLS.CA, d.Spec.TLS.Cert, d.Spec.TLS.Key} {
+		if f != "" {
+			content, _ := os.ReadFile(d.Resolve(f))
+			b = append(b, content...)
+		}
+	}
+	return string(b)
+}
+
+// api compiles all routes of an API: each stage times each version times each route.
+func (c *compiler) api(d *resource.Document[resource.API]) {
+	spec := &d.Spec
+	for i, h := range spec.Hosts {
+		c.checkHost(d, fmt.Sprintf("spec.hosts[%d]", i), h)
+	}
+	stages := spec.Stages
+	if len(stages) == 0 {
+		stages = []resource.Stage{{}}
+	}
+	versions := spec.Versions
+	if len(versions) == 0 {
+		versions = []resource.APIVersion{{State: "active"}}
+	}
+	byDefault := defaultVersion(versions)
+	seen := map[string]bool{}
+	for si := range stages {
+		st := &stages[si]
+		if st.Name != "" {
+			if seen["stage "+st.Name] {
+				c.problem(d.Problem(fmt.Sprintf("spec.stages[%d].name", si), fmt.Sprintf("stage %q stands here twice", st.Name), ""))
+			}
+			seen["stage "+st.Name] = true
+			if st.Path == "" {
+				st.Path = "/" + st.Name
+			}
+		}
+		for i, h := range st.Hosts {
+			c.checkHost(d, fmt.Sprintf("spec.stages[%d].hosts[%d]", si, i), h)
+		}
+		for vi := range versions {
+			v := &versions[vi]
+			if si == 0 && v.Name != "" {
+				if seen["version "+v.Name] {
+					c.problem(d.Problem(fmt.Sprintf("spec.versions[%d].name", vi), fmt.Sprintf("version %q stands here twice", v.Name), ""))
+				}
+				seen["version "+v.Name] = true
+			}
+			m := &mounted{d: d, stage: st, stageField: fmt.Sprintf("spec.stages[%d]", si), version: v, versionField: fmt.Sprintf("spec.versions[%d]", vi), isDefault: vi == byDefault}
+			if len(spec.Stages) == 0 {
+				m.stageField = "spec"
+			}
+			if len(spec.Versions) == 0 {
+				m.versionField = "spec"
+			}
+			c.mount(m)
+		}
+	}
+}
+
+// defaultVersion serves calls that ask for none: the marked one, else the last one in service.
+func defaultVersion(vs []resource.APIVersion) int {
+	last := -1
+	for i := range vs {
+		if vs[i].Default {
+			return i
+		}
+		if vs[i].State != "retired" {
+			last = i
+		}
+	}
+	return last
+}
+
+// mounted is one stage and version of an API.
+type mounted struct {
+	d                        *resource.Document[resource.API]
+	stage                    *resource.Stage
+	version                  *resource.APIVersion
+	stageField, versionField string
+	isDefault                bool
+	path                     string
+}
+
+func (c *compiler) mount(m *mounted) {
+	spec := &m.d.Spec
+	m.path = cleanMount(m.stage.Path) + cleanMount(spec.BasePath) + cleanMount(m.version.Path)
+	if err := checkTemplate(m.path, false); err != "" {
+		c.problem(m.d.Problem("spec.basePath", err, ""))
+		return
+	}
+	type located struct {
+		*resource.Route
+		field string
+	}
+	var routes []located
+	for i := range spec.Routes {
+		routes = append(routes, located{&spec.Routes[i], fmt.Sprintf("spec.routes[%d]", i)})
+	}
+	for i := range m.version.Routes {
+		routes = append(routes, located{&m.version.Routes[i], fmt.Sprintf("%s.routes[%d]", m.versionField, i)})
+	}
+	if len(routes) == 0 {
+		all := defaults[resource.Route]()
+		all.Name, all.Path = "all", "/{rest...}"
+		routes = append(routes, located{&all, "spec"})
+	}
+	var first *Route
+	for _, r := range routes {
+		if route := c.route(m, r.Route, r.field); route != nil && first == nil {
+			first = route
+		}
+	}
+	if first != nil {
+		c.mounts = append(c.mounts, mount{path: m.path, stage: m.stage.Name, api: m.d.Meta.Name, route: first})
+	}
+}
+
+// cleanMount makes "/" and "/a/" what can be joined: "" and "/a".
+func cleanMount(p string) string { return strings.TrimRight(p, "/") }
+
+func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
+	spec := &m.d.Spec
+	template := r.Path
+	if err := checkTemplate(template, true); err != "" {
+		c.problem(m.d.Problem(field+".path", err, `such as "/orders/{id}" or "/files/{rest...}"`))
+		return nil
+	}
+	route := &Route{
+		Route: policy.Route{
+			API: m.d.Meta.Name, Version: m.version.Name, Stage: m.stage.Name, Name: r.Name,
+			Mount: m.path, Template: template,
+			Owner: consumer.Owner(spec.Owner), Operator: c.Operator, Source: source(m.d, field),
+			OpenPlan: c.openPlan(m), OpenStages: c.openStages(m), Versions: servingVersions(spec.Versions),
+		},
+		Timeout:    max(time.Duration(r.Timeout), 0),
+		Legacy:     c.Gateway.LegacyStatus,
+		Deprecated: m.version.State == "deprecated",
+		Hosts:      spec.Hosts,
+	}
+	if len(m.stage.Hosts) > 0 {
+		route.Hosts = m.stage.Hosts
+	}
+	for i, method := range r.Methods {
+		up := strings.ToUpper(method)
+		if !wire.IsToken(method) || up == "CONNECT" {
+			c.problem(m.d.Problem(fmt.Sprintf("%s.methods[%d]", field, i), fmt.Sprintf("%q is no method that can be routed", method), ""))
+			continue
+		}
+		route.Methods = append(route.Methods, up)
+		if up == "GET" {
+			route.Methods = append(route.Methods, "HEAD")
+		}
+	}
+	route.Route.Methods = route.Methods
+	if route.Name == "" {
+		route.Name = strings.TrimSpace(strings.Join(r.Methods, ",") + " " + template)
+	}
+	if r.LegacyStatus != nil {
+		route.Legacy = *r.LegacyStatus
+	}
+	switch spec.Strip {
+	case "mount":
+		route.Prefix = m.path
+	case "stage":
+		route.Prefix = cleanMount(m.stage.Path)
+	}
+	route.Strip = len(route.Prefix)
+	c.upstreamOf(m, r, field, route)
+	c.policies(m, r, field, route)
+	if c.Metrics != nil {
+		route.Stats = c.Metrics.Route(route.API, route.Version, route.Stage, route.Name)
+	}
+	c.Routes = append(c.Routes, route)
+	c.addToRouter(m, route, field)
+	return route
+}
+
+func servingVersions(vs []resource.APIVersion) []string {
+	var list []string
+	for _, v := range vs {
+		if v.State != "retired" {
+			list = append(list, v.Name)
+		}
+	}
+	return list
+}
+
+func (c *compiler) openPlan(m *mounted) *consumer.Plan {
+	name := m.stage.OpenPlan
+	if name == "" {
+		return nil
+	}
+	p := c.Consumers.Plan(name)
+	if p == nil {
+		c.missing(m.d.Problem, m.stageField+".openPlan", "plan", name, names(c.Set.Plans))
+	}
+	return p
+}
+
+func (c *compiler) openStages(m *mounted) []policy.OpenStage {
+	var list []policy.OpenStage
+	for _, s := range m.d.Spec.Stages {
+		if s.Name != m.stage.Name && s.OpenPlan != "" {
+			list = append(list, policy.OpenStage{Stage: s.Name, Path: cleanMount(cmp.Or(s.Path, "/"+s.Name)) + cleanMount(m.d.Spec.BasePath) + cleanMount(m.version.Path), Plan: s.OpenPlan})
+		}
+	}
+	return list
+}
+
+func (c *compiler) upstreamOf(m *mounted, r *resource.Route, field string, route *Route) {
+	name, at := m.d.Spec.Upstream, "spec.upstream"
+	for _, o := range []struct{ name, at string }{
+		{m.version.Upstream, m.versionField + ".upstream"}, {m.stage.Upstream, m.stageField + ".upstream"}, {r.Upstream, field + ".upstream"},
+	} {
+		if o.name != "" {
+			name, at = o.name, o.at
+		}
+	}
+	switch {
+	case name == "":
+		c.problem(m.d.Problem(field, "no upstream: neither the API nor its stage, version or route names one", "add upstream: NAME"))
+	case c.Set.Upstream(name) == nil:
+		c.missing(m.d.Problem, at, "upstream", name, names(c.Set.Upstreams))
+	default:
+		route.Upstream = c.Upstreams[name]
+	}
+}
+
+func (c *compiler) addToRouter(m *mounted, route *Route, field string) {
+	e := entry{route: route, methods: route.Methods, retired: m.version.State == "retired"}
+	if m.version.Name != "" && m.version.Path == "" {
+		e.header, e.version, e.isDefault = m.d.Spec.VersionHeader, m.version.Name, m.isDefault
+	}
+	route.segments = segmentsOf(m.path, route.Template)
+	hosts := route.Hosts
+	if len(hosts) == 0 {
+		hosts = []string{""}
+	}
+	for _, h := range hosts {
+		h = strings.ToLower(h)
+		if other := c.router.add(h, route.segments, e); other != nil {
+			p := m.d.Problem(field, fmt.Sprintf("this route is never matched: %s %q of API %q serves the same calls", "route", other.route.Name, other.route.API), "")
+			if s := other.route.Source; s != nil {
+				p.Hint = "the other one is at " + s.String()
+			}
+			c.problem(p)
+			return
+		}
+		if m.path != "" && (isMountRest(route.Template) || route.Template == "/") {
+			c.router.add(h, segmentsOf(m.path, ""), e) // the mount is a path too, with and without the slash
+		}
+		if h != "" {
+			if c.router.all == nil {
+				c.router.all = new(tree)
+			}
+			c.router.all.add(route.segments, e)
+		}
+	}
+}
+
+// isMountRest says that a template serves everything below its mount.
+func isMountRest(t string) bool { return len(t) > 1 && isRest(t[1:]) }
+
+// segmentsOf splits a mount and a template: "/prod" and "/a/{id}" are prod, a, {id}.
+func segmentsOf(mount, template string) []string {
+	if mount+template == "" {
+		return []string{""}
+	}
+	return strings.Split((mount + template)[1:], "/")
+}
+
+// checkTemplate says what is wrong with a path template, "" for nothing.
+func checkTemplate(t string, parameters bool) string {
+	if t == "" && !parameters {
+		return ""
+	}
+	if t == "" || t[0] != '/' {
+		return fmt.Sprintf("the path %q does not begin with /", t)
+	}
+	parts := strings.Split(t[1:], "/")
+	seen := map[string]bool{}
+	for i, s := range parts {
+		switch {
+		case isRest(s):
+			if i < len(parts)-1 {
+				return fmt.Sprintf("%s can only be the last segment", s)
+			}
+			fallthrough
+		case isParam(s):
+			if !parameters {
+				return fmt.Sprintf("%s: parameters belong into the paths of routes", s)
+			}
+			name := strings.TrimSuffix(s[1:len(s)-1], "...")
+			if !wire.IsToken(name) || seen[name] {
+				return fmt.Sprintf("%s: parameters have different names of letters, digits and -", s)
+			}
+			seen[name] = true
+		case strings.ContainsAny(s, "{}"):
+			return fmt.Sprintf("the segment %q: a parameter is a whole segment, such as {id}", s)
+		case s == "." || s == "..":
+			return fmt.Sprintf("the segment %q never reaches a route: it is resolved before", s)
+		case s == "*" || s == "**":
+			return fmt.Sprintf("the segment %q is literal here; write {name} for one segment and {rest...} for all that follow", s)
+		case wire.SafePath(s) != s:
+			return fmt.Sprintf("the segment %q must be written with %%-escapes", s)
+		}
+	}
+	return ""
+}
+
+func (c *compiler) checkHost(d *resource.Document[resource.API], field, h string) {
+	name := strings.TrimPrefix(h, "*.")
+	if name == "" || strings.ContainsAny(name, "*/:@ ") {
+		c.problem(d.Problem(field, fmt.Sprintf("%q is no host", h), `a name such as "shop.test" or "*.shop.test", without scheme and port`))
+	}
+}
+
+// finish sorts what is searched in order and looks at the routes as a whole.
+func (c *compiler) finish() {
+	slices.SortStableFunc(c.mounts, func(a, b mount) int { return cmp.Compare(len(b.path), len(a.path)) })
+	c.problems = unique(c.problems)
+	c.problems.Sort(c.Set.Files())
+}
+
+// unique drops problems that several routes with the same policy report.
+func unique(ps resource.Problems) resource.Problems {
+	seen := map[resource.Problem]bool{}
+	out := ps[:0]
+	for _, p := range ps {
+		if !seen[p] {
+			seen[p] = true
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -1,0 +1,201 @@
+package snapshot
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/whygate/whygate/policy"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/resource"
+)
+
+// level is a list of policies and where it stands: gateway, API, stage, version or route.
+type level struct {
+	list  []resource.PolicyEntry
+	scope string // for the names of counters
+	at    func(field, message, hint string) resource.Problem
+	field string
+}
+
+// inherited is a policy as it holds on a route.
+type inherited struct {
+	entry resource.PolicyEntry
+	name  string
+	scope string
+	kind  policy.Kind
+	order int
+}
+
+// policies works out which policies hold on a route and compiles them.
+func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *Route) {
+	api := "API/" + route.API
+	levels := []level{{list: c.Gateway.Policies, scope: "Gateway", field: "spec.policies"}}
+	if g := c.Set.Gateway; g != nil {
+		levels[0].at = g.Problem
+	}
+	levels = append(levels,
+		level{m.d.Spec.Policies, api, m.d.Problem, "spec.policies"},
+		level{m.stage.Policies, api + "/stages/" + route.Stage, m.d.Problem, m.stageField + ".policies"},
+		level{m.version.Policies, api + "/versions/" + route.Version, m.d.Problem, m.versionField + ".policies"},
+		level{r.Policies, api + "/stages/" + route.Stage + "/versions/" + route.Version + "/routes/" + route.Name, m.d.Problem, field + ".policies"})
+	var held []inherited
+	for _, l := range levels {
+		held = c.inherit(held, l)
+	}
+	slices.SortStableFunc(held, func(a, b inherited) int {
+		return cmp.Or(cmp.Compare(a.kind.Phase, b.kind.Phase), cmp.Compare(a.order, b.order))
+	})
+	kinds := map[string]bool{}
+	for _, h := range held {
+		kinds[h.kind.Name] = true
+	}
+	for _, h := range held {
+		c.compilePolicy(m, route, h, kinds)
+	}
+	c.implied(route, kinds)
+	c.lintRoute(m, field, route, kinds)
+}
+
+// inherit applies one level: a policy replaces one of the same name, or switches it off.
+func (c *compiler) inherit(held []inherited, l level) []inherited {
+	here := map[string]bool{}
+	for i, e := range l.list {
+		at := fmt.Sprintf("%s[%d]", l.field, i)
+		name := cmp.Or(e.Name, e.Kind)
+		if here[name] {
+			c.problem(l.at(at, fmt.Sprintf("two policies of this list are named %q", name), "give one of them a name of its own: name: …"))
+			continue
+		}
+		here[name] = true
+		pos := slices.IndexFunc(held, func(h inherited) bool { return h.name == name })
+		if e.Off {
+			if pos < 0 {
+				c.lint(l.at(at, fmt.Sprintf("there is no policy %q to switch off", name), ""), "policy.off-nothing")
+			} else {
+				held = slices.Delete(held, pos, pos+1)
+			}
+			continue
+		}
+		kind, order, ok := policy.KindNamed(e.Kind)
+		if !ok {
+			hint := "known: " + strings.Join(policy.Names(), ", ")
+			if n := resource.Nearest(e.Kind, policy.Names()); n != "" {
+				hint = fmt.Sprintf("did you mean %q?", n)
+			}
+			c.problem(l.at(at, fmt.Sprintf("there is no policy %q", e.Kind), hint))
+			continue
+		}
+		h := inherited{entry: e, name: name, scope: l.scope, kind: kind, order: order}
+		if pos >= 0 {
+			held[pos] = h
+		} else {
+			held = append(held, h)
+		}
+	}
+	return held
+}
+
+// compilePolicy compiles one policy for a route, or takes what was compiled for a route that is the
+// same to it.
+func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds map[string]bool) {
+	node := h.entry.Node()
+	where := node.Document() + " " + node.Path()
+	config, ok := c.configs[where]
+	if !ok {
+		config = h.kind.New()
+		before := len(c.problems)
+		resource.Decode(h.entry.Config, config, &c.problems)
+		if c.problems[before:].HasErrors() {
+			config = nil
+		}
+		c.configs[where] = config
+	}
+	if config == nil {
+		return
+	}
+	// What a policy may depend on besides its configuration.
+	key := where + "\x00" + route.API + "\x00" + route.Version + "\x00" + route.Stage + "\x00" + strings.Join(route.Methods, ",") + "\x00" + fmt.Sprint(sortedKeys(kinds))
+	made, ok := c.compiled[key]
+	if !ok {
+		env := &policy.Env{Node: h.entry.Config, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
+			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Resolve: m.d.Resolve}
+		made = config.Compile(env)
+		c.compiled[key] = made
+	}
+	if check, ok := made.(policy.Check); ok {
+		route.Steps = append(route.Steps, policy.Step{Check: check, Name: h.name, Kind: h.kind.Name, Phase: h.kind.Phase, Shadow: h.entry.Shadow,
+			Source: policy.SourceOf(node, "")})
+	}
+	if e, ok := made.(policy.RequestEditor); ok {
+		route.RequestEdits = append(route.RequestEdits, e)
+	}
+	if e, ok := made.(policy.ResponseEditor); ok {
+		route.ResponseEdits = append(route.ResponseEdits, e)
+	}
+	if s, ok := made.(*policy.SizeCheck); ok && !h.entry.Shadow {
+		route.Body = s
+	}
+}
+
+func sortedKeys(m map[string]bool) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// implied adds what follows from the policies of a route: the gateway's bound on bodies where no
+// policy sets one, and the limits of plans behind a subscription.
+func (c *compiler) implied(route *Route, kinds map[string]bool) {
+	if !kinds["size"] {
+		var at *reason.Source
+		if g := c.Set.Gateway; g != nil {
+			at = source(g, "spec.limits.bodyBytes")
+		}
+		route.Body = policy.DefaultSize(int64(c.Gateway.Limits.BodyBytes), at)
+		route.insert(policy.Step{Check: route.Body, Name: "size", Kind: "size", Phase: policy.Form, Source: at})
+	}
+	if kinds["subscription"] {
+		c.apis[route.API] = true
+		for _, s := range c.planSteps {
+			route.insert(s)
+		}
+	}
+	// Pages must be allowed to send the key.
+	for _, s := range route.Steps {
+		cors, ok := s.Check.(interface{ AllowHeader(string) })
+		if !ok {
+			continue
+		}
+		for _, k := range route.Steps {
+			if key, ok := k.Check.(interface{ HeaderName() string }); ok && key.HeaderName() != "" {
+				cors.AllowHeader(key.HeaderName())
+			}
+		}
+	}
+}
+
+// insert puts a step at the end of its phase.
+func (r *Route) insert(s policy.Step) {
+	i := len(r.Steps)
+	for i > 0 && r.Steps[i-1].Phase > s.Phase {
+		i--
+	}
+	r.Steps = slices.Insert(r.Steps, i, s)
+}
+
+// lintRoute looks for what surprises people later.
+func (c *compiler) lintRoute(m *mounted, field string, route *Route, kinds map[string]bool) {
+	authenticates := kinds["key-auth"]
+	serves := func(method string) bool { return len(route.Methods) == 0 || slices.Contains(route.Methods, method) }
+	if authenticates && !kinds["cors"] && serves("OPTIONS") && len(route.Methods) > 0 {
+		c.lint(m.d.Problem(field+".methods", "CORS preflights (OPTIONS) of this route are refused for want of a key: browsers send none with them", "add the policy cors, which answers preflights before authentication"), "cors.preflight-refused")
+	}
+	if authenticates && !kinds["cors"] && len(route.Methods) == 0 {
+		c.lint(m.d.Problem(field, "this route serves OPTIONS like any other method, so CORS preflights are refused for want of a key", "add the policy cors if web pages call this API, or list the methods"), "cors.preflight-refused")
+	}
+}

@@ -1,0 +1,109 @@
+// Package snapshot turns documents into one immutable Snapshot: routes with the
+// checks that run on them, the upstreams behind them, the consumers that may call.
+//
+//	documents ─ Compile ─ Snapshot ─ Activate ─ swapped in by the gateway
+//
+// Everything that can fail fails in Compile, with all problems at once; a Snapshot
+// that exists works. Calls in flight keep the one they began with. Upstreams pass from
+// one Snapshot to the next as long as their documents stay the same.
+package snapshot
+
+import (
+	"crypto/tls"
+	"time"
+
+	"github.com/whygate/whygate/consumer"
+	"github.com/whygate/whygate/metric"
+	"github.com/whygate/whygate/policy"
+	"github.com/whygate/whygate/resource"
+	"github.com/whygate/whygate/upstream"
+)
+
+// Snapshot is a compiled set of documents. It does not change.
+type Snapshot struct {
+	Revision  uint64
+	Digest    string
+	Loaded    time.Time
+	Set       *resource.Set
+	Gateway   resource.Gateway
+	Operator  consumer.Owner
+	Trust     *policy.Trust
+	Consumers *consumer.Directory
+	Routes    []*Route
+	Upstreams map[string]*upstream.Upstream
+	Listeners []*Listener
+	// Watched are files besides the documents that the snapshot was made of: certificates.
+	Watched []string
+	// Warnings are the lints.
+	Warnings resource.Problems
+
+	router *router
+	mounts []mount // longest first
+	fresh  []*upstream.Upstream
+	gone   []*upstream.Upstream
+}
+
+// Route is a route with everything a call needs.
+type Route struct {
+	policy.Route
+	Methods       []string
+	Steps         []policy.Step
+	RequestEdits  []policy.RequestEditor
+	ResponseEdits []policy.ResponseEditor
+	// Body is the size check of the route, for bodies whose size is not announced.
+	Body     *policy.SizeCheck
+	Upstream *upstream.Upstream
+	// Timeout of the whole call, 0 for none.
+	Timeout time.Duration
+	Legacy  bool
+	// Strip is how many bytes of the path the upstream does not get, Prefix what they are.
+	Strip      int
+	Prefix     string
+	Hosts      []string
+	Deprecated bool
+	Stats      *metric.Route
+
+	segments []string // of the whole path, mount included
+}
+
+// Listener is a listener of the documents, with its certificates read.
+type Listener struct {
+	resource.Listener
+	TLS *tls.Config // nil for plain HTTP
+}
+
+// mount is a path that routes of an API lie below.
+type mount struct {
+	path  string
+	stage string
+	api   string
+	route *Route // any route of it
+}
+
+// Activate begins what the snapshot needs in the background. It is called once, when the
+// snapshot is swapped in; then Retire is called on the one before.
+func (s *Snapshot) Activate() {
+	for _, u := range s.fresh {
+		u.Start()
+	}
+	s.fresh = nil
+}
+
+// Retire ends upstreams that next does not use.
+func (s *Snapshot) Retire(next *Snapshot) {
+	for name, u := range s.Upstreams {
+		if next == nil || next.Upstreams[name] != u {
+			u.Close()
+		}
+	}
+}
+
+// Match finds the route of a call, or nil; then Miss says why not.
+func (s *Snapshot) Match(x *policy.Exchange) *Route {
+	q := search{method: x.Method, fields: x.Fields, path: x.Path}
+	r := s.router.match(x.Host, &q)
+	if r == nil && x.Method == "OPTIONS" {
+		r = s.preflight(x)
+	}
+	return r
+}
