@@ -1,0 +1,89 @@
+package main
+
+import (
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+// style paints text on terminals and leaves it alone elsewhere.
+type style struct {
+	on    bool
+	width int // columns of the terminal
+}
+
+func (a *app) styleFor(w io.Writer) style {
+	s := style{width: 120}
+	f, ok := w.(*os.File)
+	terminal := ok && term.IsTerminal(int(f.Fd()))
+	if terminal {
+		if cols, _, err := term.GetSize(int(f.Fd())); err == nil && cols > 20 {
+			s.width = cols
+		}
+	}
+	switch a.color {
+	case "always":
+		s.on = true
+	case "never":
+	default:
+		s.on = terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	}
+	return s
+}
+
+func (s style) paint(code, text string) string {
+	if !s.on || text == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+func (s style) bad(t string) string    { return s.paint("1;31", t) }
+func (s style) good(t string) string   { return s.paint("1;32", t) }
+func (s style) warn(t string) string   { return s.paint("1;33", t) }
+func (s style) strong(t string) string { return s.paint("1", t) }
+func (s style) soft(t string) string   { return s.paint("2", t) }
+
+// clean keeps what callers sent from steering the terminal.
+func clean(t string) string {
+	if strings.IndexFunc(t, isControl) < 0 {
+		return t
+	}
+	var b strings.Builder
+	for _, r := range t {
+		if isControl(r) {
+			b.WriteRune('�')
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func isControl(r rune) bool {
+	return r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+}
+
+// wrap breaks text at spaces, so that each line has at most n columns where it can.
+func wrap(text string, n int) []string {
+	var lines []string
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case line == "":
+			line = word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > n:
+			lines = append(lines, line)
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	return append(lines, line)
+}
+
+func goVersion() string { return runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH }

@@ -1,0 +1,409 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/whygate/whygate/admin"
+	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/reason"
+)
+
+func (a *app) whyCommand() *cobra.Command {
+	var follow, asJSON bool
+	c := &cobra.Command{
+		Use:   "why ID|last",
+		Short: "Tell the whole story of a call",
+		Long: `Tells what became of a call and why: which check refused, what it wanted and saw,
+what would help and who can do it, what the checks behind it would have said. The id
+is in the header Whygate-Call of every answer. last is the newest call that was
+refused or failed. Without a running node the records are read from its data
+directory.`,
+		Example: "  whygate why last\n  whygate why 01KAM3H5Q8Z9YV7C2T4XW6B0RD\n  whygate why --follow",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case follow && len(args) == 0:
+				return a.followCalls(cmd.Context(), url.Values{"refused": {"true"}}, asJSON, a.tellCall)
+			case len(args) != 1:
+				return usage("why which call? give its id (header Whygate-Call of the answer), or last")
+			}
+			call, err := a.findCall(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(call)
+			}
+			a.tellCall(call)
+			return nil
+		},
+	}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "tell refused and failed calls as they come")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	a.nodeFlags(c)
+	return c
+}
+
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// findCall asks the node, or reads its records where none answers.
+func (a *app) findCall(ctx context.Context, id string) (*admin.Call, error) {
+	cl, err := a.client()
+	if err == nil {
+		var call admin.Call
+		err = cl.do(ctx, "GET", "/v1/calls/"+url.PathEscape(id), nil, nil, &call)
+		var refused *nodeError
+		if err == nil {
+			return &call, nil
+		}
+		if errors.As(err, &refused) {
+			return nil, wrong("%s", refused.text)
+		}
+	}
+	if !errors.Is(err, errNoNode) {
+		return nil, environment(err)
+	}
+	r, openErr := a.records()
+	if openErr != nil {
+		return nil, environment(err)
+	}
+	rec, findErr := admin.FindCall(r, id)
+	if findErr != nil {
+		return nil, wrong("%v", findErr)
+	}
+	call := admin.CallOf(rec, true)
+	return &call, nil
+}
+
+// followCalls shows records as they come, from the node or from its journal.
+func (a *app) followCalls(ctx context.Context, query url.Values, asJSON bool, show func(*admin.Call)) error {
+	each := func(call *admin.Call) {
+		if asJSON {
+			enc := json.NewEncoder(a.out)
+			enc.SetEscapeHTML(false)
+			enc.Encode(call)
+			return
+		}
+		show(call)
+	}
+	cl, err := a.client()
+	if err == nil {
+		cl.http = &http.Client{} // it lasts as long as somebody looks
+		var res *http.Response
+		if res, err = cl.send(ctx, "GET", "/v1/calls/follow", query, nil); err == nil {
+			defer res.Body.Close()
+			lines := bufio.NewReaderSize(res.Body, 64<<10)
+			for {
+				line, err := lines.ReadBytes('\n')
+				var call admin.Call
+				if len(line) > 1 && json.Unmarshal(line, &call) == nil {
+					each(&call)
+				}
+				if err != nil {
+					if ctx.Err() != nil || err == io.EOF {
+						return nil
+					}
+					return environment(err)
+				}
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+	if !errors.Is(err, errNoNode) {
+		return environment(err)
+	}
+	r, openErr := a.records()
+	if openErr != nil {
+		return environment(err)
+	}
+	f, parseErr := admin.ParseFilter(query, time.Now())
+	if parseErr != nil {
+		return usage("%v", parseErr)
+	}
+	f.Limit = 0
+	err = r.Follow(ctx, f, func(rec *calllog.Record) bool {
+		call := admin.CallOf(rec, true)
+		each(&call)
+		return true
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// tellCall is the answer of `why`.
+func (a *app) tellCall(c *admin.Call) {
+	s := a.style
+	head := fmt.Sprintf("%d %s %s", c.Status, c.Method, c.Path)
+	mark, end := s.bad("✗"), ""
+	switch c.Outcome {
+	case "allowed":
+		mark, end = s.good("✓"), "let pass by the gateway, answered by "+c.Target
+		if c.Has("upgraded") {
+			end = "upgraded and joined with " + c.Target
+		}
+		if c.Has("client-gone") {
+			mark, end = s.warn("!"), end+"; the client left before the end"
+		}
+	case "answered":
+		mark, end = s.good("✓"), "answered by the gateway itself"
+	case "relayed":
+		end = "refused by the upstream " + c.Target + "; the gateway let it pass"
+	case "failed":
+		end = "let pass, but the upstream failed"
+		if c.Reason == "client.gone" {
+			end = "the client left before the answer"
+		}
+	default:
+		end = "refused by the gateway"
+		if c.Step > 0 {
+			end += fmt.Sprintf(", check %d of %d: %s", c.Step, c.Steps, c.Check)
+		}
+	}
+	fmt.Fprintf(a.out, "%s %s   %s\n", mark, s.strong(clean(head)), end)
+	t := &teller{a: a}
+	if told := c.Told; told != nil {
+		t.line("reason", told.Code, "")
+		if told.Wanted == "" && told.Seen == "" {
+			t.line("says", told.Says, "")
+		}
+		t.line("wanted", told.Wanted, told.At.String())
+		t.line("seen", told.Seen, "")
+		t.fixes(told.Fixes)
+	} else if c.Outcome == "relayed" {
+		t.line("reason", c.Reason, "")
+	}
+	if d := c.Detail; d != nil {
+		if r := d.Refuser; r != nil {
+			t.line("refused by", r.Product+": "+strings.Join(r.Evidence, "; "), "")
+			t.line("fix", "the answer is the upstream's own: look into the log of "+c.Target+" at "+c.Start.UTC().Format("15:04:05")+" UTC", "they can")
+		}
+		t.line("next", nextText(d.Next), "")
+		for _, sh := range d.Shadows {
+			told := sh.Tell(reason.ToOperator)
+			t.line("shadow", sh.Check+" would have refused: "+told.Says, sh.From.String())
+		}
+		for _, h := range d.Hints {
+			t.line("hint", h.Code+": "+h.Text, "")
+		}
+	}
+	if c.Told != nil && c.Told.Hint != "" {
+		t.line("hint", c.Told.Hint, "")
+	}
+	t.line("client", clientText(c), "")
+	if c.Application != "" {
+		who := c.Application
+		if c.Credential != "" {
+			who += ", key " + c.Credential
+		}
+		if c.Plan != "" {
+			who += ", plan " + c.Plan
+		}
+		if c.Remaining != nil {
+			who += fmt.Sprintf(", %d left of the tightest limit", *c.Remaining)
+		}
+		t.line("caller", who, "")
+	} else if c.Credential != "" {
+		t.line("caller", "unknown, key "+c.Credential, "")
+	}
+	t.line("route", routeText(c), "")
+	t.line("revision", a.processText(c), "")
+	t.line("call", c.ID.String()+" at "+c.Start.UTC().Format("2006-01-02 15:04:05.000")+" UTC", "")
+	fmt.Fprintln(a.out)
+}
+
+func routeText(c *admin.Call) string {
+	if c.API == "" {
+		return ""
+	}
+	text := "API " + c.API
+	for _, p := range [][2]string{{"version", c.Version}, {"stage", c.Stage}, {"route", c.Route}} {
+		if p[1] != "" {
+			text += " " + p[0] + " " + p[1]
+		}
+	}
+	return text
+}
+
+func (a *app) processText(c *admin.Call) string {
+	parts := []string{strconv.FormatUint(c.Revision, 10)}
+	if n, err := readNode(a.data); err == nil && n.Node != "" {
+		parts = append(parts, "node "+n.Node)
+	}
+	parts = append(parts, "decided in "+milliseconds(c.Decide))
+	switch {
+	case c.Target == "":
+		parts = append(parts, "upstream not called")
+	case c.Wait > 0:
+		parts = append(parts, "upstream answered after "+milliseconds(c.Wait))
+	default:
+		parts = append(parts, plural(c.Tries, "try")+" at "+c.Target)
+	}
+	parts = append(parts, "took "+milliseconds(c.Duration))
+	if c.BytesIn+c.BytesOut > 0 {
+		parts = append(parts, fmt.Sprintf("%v in, %v out", reason.Bytes(c.BytesIn), reason.Bytes(c.BytesOut)))
+	}
+	for _, f := range c.Flags {
+		if f != "shadowed" && f != "hinted" {
+			parts = append(parts, f)
+		}
+	}
+	return strings.Join(parts, " · ")
+}
+
+func milliseconds(seconds float64) string {
+	switch ms := seconds * 1000; {
+	case ms < 0.1:
+		return strconv.FormatFloat(ms, 'f', 3, 64) + " ms"
+	case ms < 10:
+		return strconv.FormatFloat(ms, 'f', 2, 64) + " ms"
+	default:
+		return strconv.FormatFloat(ms, 'f', 0, 64) + " ms"
+	}
+}
+
+// clientText tells the address and how it was found.
+func clientText(c *admin.Call) string {
+	var hops []reason.Hop
+	if c.Detail != nil {
+		hops = c.Detail.Hops
+		if v := c.Detail.Verdict; v != nil {
+			if f, ok := v.Facts.Find("hops", reason.ToOperator); ok {
+				hops, _ = f.Value.([]reason.Hop)
+			}
+		}
+	}
+	text := c.Client.String()
+	for _, h := range hops {
+		if h.Chosen {
+			text += " — " + h.From
+			if h.Why != "" {
+				text += ", " + h.Why
+			}
+		}
+	}
+	for _, h := range hops {
+		if !h.Chosen && strings.HasPrefix(h.Why, "ignored") {
+			text += "; " + h.From + " " + strconv.Quote(h.Address) + " " + h.Why
+			break
+		}
+	}
+	return text
+}
+
+// nextText says what the checks behind a refusal would have said.
+func nextText(trail reason.Trail) string {
+	var would, unknown []string
+	for _, e := range trail {
+		switch e.Outcome {
+		case reason.Denied:
+			told := e.Tell(reason.ToOperator)
+			would = append(would, e.Check+" would refuse: "+told.Says)
+		case reason.Unknown:
+			unknown = append(unknown, e.Check)
+		case reason.Passed:
+			if text := usedText(e.Facts); text != "" {
+				would = append(would, e.Check+" would pass ("+text+")")
+			}
+		}
+	}
+	if len(unknown) > 0 {
+		would = append(would, "cannot be told without knowing the caller: "+strings.Join(unknown, ", "))
+	}
+	return strings.Join(would, "; ")
+}
+
+// usedText is "3 of 100 used" where the facts are about a limit.
+func usedText(facts reason.Facts) string {
+	used, ok := facts.Find("used", reason.ToOperator)
+	limit, ok2 := facts.Find("limit", reason.ToOperator)
+	if !ok || !ok2 {
+		return ""
+	}
+	return used.Text() + " of " + limit.Text() + " used"
+}
+
+// teller prints labelled lines with something at the right margin.
+type teller struct {
+	a *app
+}
+
+const (
+	labelWidth = 12
+	rightMost  = 110
+)
+
+func (t *teller) line(label, text, right string) {
+	if text == "" {
+		return
+	}
+	t.put(label, text, right)
+}
+
+func (t *teller) put(label, text, right string) {
+	s := t.a.style
+	width := min(s.width, rightMost)
+	room := width - labelWidth
+	if right != "" {
+		room -= utf8.RuneCountInString(right) + 2
+	}
+	for i, l := range wrap(clean(text), max(room, 30)) {
+		name := ""
+		if i == 0 {
+			name = label
+		}
+		line := "  " + s.soft(fmt.Sprintf("%-*s", labelWidth-2, name)) + l
+		if i == 0 && right != "" {
+			if gap := width - labelWidth - utf8.RuneCountInString(l) - utf8.RuneCountInString(right); gap > 0 {
+				line += strings.Repeat(" ", gap)
+			} else {
+				line += "  "
+			}
+			line += s.soft(clean(right))
+		}
+		fmt.Fprintln(t.a.out, line)
+	}
+}
+
+// fixes lists the ways out, each with who can take it.
+func (t *teller) fixes(list []reason.Fix) {
+	for i, f := range list {
+		text, label := f.Text, "fix"
+		if i > 0 {
+			text, label = "or "+text, ""
+		}
+		t.put(label, text, whoCan(f.By))
+	}
+}
+
+func whoCan(p reason.Party) string {
+	switch p {
+	case reason.Caller:
+		return "you can"
+	case reason.Application:
+		return "the application's owner can"
+	case reason.Operator:
+		return "the operator can"
+	}
+	return "they can"
+}

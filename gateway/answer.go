@@ -1,0 +1,298 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"html/template"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/policy"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/wire"
+)
+
+// refuse ends a call that no check of a route refused.
+func (c *call) refuse(v reason.Verdict) { c.refuseAt(-1, v) }
+
+// refuseAt answers a refusal by the check at step, and records it. Every answer of the
+// gateway from 400 up is written here or in failed, so that none is without a reason.
+func (c *call) refuseAt(step int, v reason.Verdict) {
+	c.rec.Decide = time.Since(c.w.Start)
+	c.x.Undo()
+	c.rec.Outcome, c.rec.Reason = calllog.Refused, v.Reason.Code
+	if step >= 0 {
+		s := &c.route.Steps[step]
+		c.rec.Check, c.rec.Step = s.Name, uint8(min(step+1, 255))
+		c.detail.From = s.Source
+		c.detail.Next = c.next(step)
+	}
+	c.write(v, c.statusOf(v, step))
+}
+
+// statusOf is the status of the answer: the reason's, or 403 where old clients expect that.
+func (c *call) statusOf(v reason.Verdict, step int) int {
+	if step >= 0 && c.route.Legacy && v.Reason.Status < 500 {
+		return 403
+	}
+	return v.Reason.Status
+}
+
+// next asks the checks behind the one that refused what they would say, so that callers do not
+// find obstacles one by one. Checks that need an identity are not asked without one.
+func (c *call) next(step int) reason.Trail {
+	steps := c.route.Steps[step+1:]
+	if len(steps) == 0 {
+		return nil
+	}
+	extra := len(c.x.Extra) // explaining must not add to the answer
+	c.x.Explaining = true
+	defer func() { c.x.Explaining, c.x.Extra, c.x.Answer = false, c.x.Extra[:extra], nil }()
+	blind := c.x.Application == nil && c.route.Steps[step].Phase <= policy.Authentication
+	var trail reason.Trail
+	for i := range steps {
+		s := &steps[i]
+		if blind && s.Phase > policy.Authentication {
+			trail = append(trail, entryOf(s, reason.Unknown, reason.Verdict{}))
+			continue
+		}
+		trail = append(trail, ask(s, &c.x))
+	}
+	return trail
+}
+
+// ask has one check judge a call that is only being explained.
+func ask(s *policy.Step, x *policy.Exchange) reason.Entry {
+	v := s.Check.Check(x)
+	x.Answer = nil
+	switch {
+	case v.Refused() && s.Shadow:
+		return entryOf(s, reason.Shadow, v)
+	case v.Refused():
+		return entryOf(s, reason.Denied, v)
+	}
+	return entryOf(s, reason.Passed, v)
+}
+
+// failed ends a call that was let pass and could not be carried out.
+func (c *call) failed(v reason.Verdict) {
+	c.rec.Outcome, c.rec.Reason = calllog.Failed, v.Reason.Code
+	c.write(v, v.Reason.Status)
+}
+
+// tier is how much of a refusal this caller may read.
+func (c *call) tier() reason.Tier {
+	d := &c.snap.Gateway.Disclosure
+	text := d.Anonymous
+	if app := c.x.Application; app != nil {
+		text = d.Caller
+		if team := c.x.Route.Owner.Team; team != "" && team == app.Owner.Team {
+			text = d.Owner
+		}
+	}
+	var t reason.Tier
+	if t.UnmarshalText([]byte(text)) != nil {
+		t = reason.ToAnyone
+	}
+	return t
+}
+
+// write sends a refusal in the form that the client understands.
+func (c *call) write(v reason.Verdict, status int) {
+	if c.stats != nil {
+		c.stats.Refused(v.Reason.Code)
+	}
+	c.detail.Verdict = &v
+	if _, ok := v.Facts.Find("hops", reason.ToOperator); !ok && (c.x.Client.Hop > 0 || c.x.Client.Announced.IsValid()) {
+		c.detail.Hops = c.x.Hops(c.snap.Trust)
+	}
+	told := v.Tell(c.tier())
+	h := &c.head
+	*h = wire.Head{Status: status, Fields: h.Fields[:0], Close: h.Close}
+	var body []byte
+	switch {
+	case c.isGRPC():
+		h.Status = 200
+		c.grpcFields(h, v.Reason.Status, told)
+	case c.wantsHTML():
+		h.Fields.Put(wire.ContentType, "text/html; charset=utf-8")
+		h.Fields.Add("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+		body = c.page(told, status)
+	default:
+		h.Fields.Put(wire.ContentType, "application/problem+json")
+		body = c.problem(told, status)
+	}
+	h.Fields.Add("Cache-Control", "no-store")
+	h.Fields.Add("X-Content-Type-Options", "nosniff")
+	h.Fields.Add("Whygate-Reason", v.Reason.Code)
+	h.Fields.Add("Whygate-Refused-By", "gateway")
+	c.finishHead(h)
+	h.Length = int64(len(body))
+	c.rec.Status = uint16(status)
+	c.rec.BytesOut = int64(len(body))
+	c.send(body)
+}
+
+// answerItself gives an answer of the gateway that is no refusal, such as to a preflight.
+func (c *call) answerItself() {
+	h := &c.head
+	*h = wire.Head{Status: c.x.Answer.Status, Fields: append(h.Fields[:0], c.x.Answer.Fields...)}
+	c.finishHead(h)
+	c.rec.Status, c.rec.Outcome = uint16(h.Status), calllog.Answered
+	c.send(nil)
+}
+
+// finishHead adds what every answer of the gateway carries.
+func (c *call) finishHead(h *wire.Head) {
+	h.Fields = append(h.Fields, c.x.Extra...)
+	if c.route != nil {
+		for _, e := range c.route.ResponseEdits {
+			e.EditResponse(&c.x, h)
+		}
+	}
+	h.Fields.Add("Whygate-Call", c.idString())
+	h.Fields.Put(wire.Date, httpDate(c.w.Start))
+}
+
+// send records the call and writes an answer that is at hand as a whole.
+func (c *call) send(body []byte) {
+	c.record()
+	c.w.Respond(&c.head)
+	c.w.Write(body)
+	if c.w.End(nil) != nil {
+		c.amend(calllog.ClientGone)
+	}
+}
+
+func (c *call) idString() string {
+	b, _ := c.id.AppendText(c.idText[:0])
+	return wire.View(b)
+}
+
+// problem is the body of RFC 9457.
+func (c *call) problem(told reason.Told, status int) []byte {
+	p := struct {
+		Type string `json:"type"`
+		reason.Told
+		Instance string `json:"instance"`
+		Call     string `json:"call"`
+	}{Type: "/.well-known/whygate/reasons/" + told.Code, Told: told, Instance: c.x.Path, Call: c.id.String()}
+	p.Told.Status = status
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(&p); err != nil {
+		panic("BUG: a problem cannot be written: " + err.Error())
+	}
+	return b.Bytes()
+}
+
+// wantsHTML says that a person looks at the answer in a browser.
+func (c *call) wantsHTML() bool {
+	accept := c.x.Fields.Get(wire.Accept)
+	html := strings.Index(accept, "text/html")
+	if html < 0 {
+		return false
+	}
+	j := strings.Index(accept, "json")
+	return j < 0 || html < j
+}
+
+var pageTemplate = template.Must(template.New("refusal").Parse(`<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">
+<title>{{.Status}} {{.Title}}</title>
+<style>
+:root{--ink:#1c1f24;--soft:#5b6470;--line:#e3e6ea;--back:#fff;--mark:#b42318}
+@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#9aa4b2;--line:#2d333b;--back:#15181c;--mark:#ff8a7a}}
+body{margin:0;background:var(--back);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
+main{max-width:42rem;margin:0 auto;padding:12vh 1.25rem 3rem}
+.status{color:var(--mark);font-weight:600;letter-spacing:.02em}
+h1{font-size:1.6rem;line-height:1.25;margin:.3rem 0 1rem}
+dl{display:grid;grid-template-columns:minmax(4.5rem,max-content) 1fr;gap:.5rem 1.25rem;margin:1.5rem 0;padding:1rem 0;border:solid var(--line);border-width:1px 0}
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+ul{margin:0;padding-left:1.1rem}
+small{color:var(--soft);overflow-wrap:anywhere}
+code{font:.92em ui-monospace,monospace}
+</style></head><body><main>
+<div class="status">{{.Status}}</div>
+<h1>{{.Title}}</h1>
+{{if ne .Says .Title}}<p>{{.Says}}</p>{{end}}
+<dl>
+{{with .Wanted}}<dt>Wanted</dt><dd>{{.}}</dd>{{end}}
+{{with .Seen}}<dt>Seen</dt><dd>{{.}}</dd>{{end}}
+{{with .Fixes}}<dt>What helps</dt><dd><ul>{{range .}}<li>{{.Text}}</li>{{end}}</ul></dd>{{end}}
+</dl>
+<small>Reason <code>{{.Code}}</code> · call <code>{{.Call}}</code></small>
+</main></body></html>
+`))
+
+func (c *call) page(told reason.Told, status int) []byte {
+	told.Status = status
+	var b bytes.Buffer
+	err := pageTemplate.Execute(&b, struct {
+		reason.Told
+		Call string
+	}{told, c.id.String()})
+	if err != nil {
+		panic("BUG: the page cannot be written: " + err.Error())
+	}
+	return b.Bytes()
+}
+
+func (c *call) isGRPC() bool {
+	return c.x.Proto == 20 && isGRPCType(c.x.Fields.Get(wire.ContentType))
+}
+
+func isGRPCType(t string) bool {
+	return strings.HasPrefix(t, "application/grpc") && (len(t) == 16 || t[16] == '+' || t[16] == ';')
+}
+
+// grpcFields puts a refusal into a trailers-only answer. The mapping from HTTP follows
+// gRPC's own document, with the codes that a server would use where it knows better.
+func (c *call) grpcFields(h *wire.Head, status int, told reason.Told) {
+	h.Fields.Put(wire.ContentType, "application/grpc")
+	h.Fields.Put(wire.GRPCStatus, strconv.Itoa(grpcCode(status)))
+	text := told.Says
+	if len(told.Fixes) > 0 {
+		text += "; " + told.Fixes[0].Text
+	}
+	h.Fields.Add("Grpc-Message", grpcEscape(text))
+}
+
+func grpcCode(status int) int {
+	switch status {
+	case 400, 411, 414, 417, 431:
+		return 3 // INVALID_ARGUMENT
+	case 401:
+		return 16 // UNAUTHENTICATED
+	case 403:
+		return 7 // PERMISSION_DENIED
+	case 404, 405, 410, 501, 505:
+		return 12 // UNIMPLEMENTED
+	case 408, 504:
+		return 4 // DEADLINE_EXCEEDED
+	case 413, 429:
+		return 8 // RESOURCE_EXHAUSTED
+	case 502, 503:
+		return 14 // UNAVAILABLE
+	case 500:
+		return 13 // INTERNAL
+	}
+	return 2 // UNKNOWN
+}
+
+// grpcEscape is the percent-encoding of grpc-message.
+func grpcEscape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c > '~' || c == '%' {
+			b.WriteString("%" + strings.ToUpper(strconv.FormatUint(uint64(c)|0x100, 16)[1:]))
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,158 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/whygate/whygate/snapshot"
+	"github.com/whygate/whygate/wire"
+)
+
+// opened is a listener that accepts connections.
+type opened struct {
+	ln   net.Listener
+	form form
+	done chan struct{}
+}
+
+// form is what cannot be changed while a listener is open.
+type form struct {
+	name, address             string
+	tls, http2, std, proxying bool
+}
+
+func formOf(l *snapshot.Listener) form {
+	return form{l.Name, l.Address, l.Listener.TLS != nil, l.HTTP2, l.HTTP1 == "std", l.ProxyProtocol}
+}
+
+// Listen opens the listeners of the snapshot in use and closes those that it no longer has. On
+// an error the others are open. Open connections are not touched.
+func (g *Gateway) Listen() error {
+	g.listening.Lock()
+	defer g.listening.Unlock()
+	s := g.current.Load()
+	wanted := map[string]form{}
+	for _, l := range s.Listeners {
+		wanted[l.Address] = formOf(l)
+	}
+	for address, o := range g.open {
+		if wanted[address] != o.form {
+			o.ln.Close()
+			<-o.done
+			delete(g.open, address)
+			g.Log.Info("listener closed", "listener", o.form.name, "address", address)
+		}
+	}
+	var errs []error
+	for _, l := range s.Listeners {
+		if g.open[l.Address] != nil {
+			continue
+		}
+		if err := g.openListener(l); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (g *Gateway) openListener(l *snapshot.Listener) error {
+	ln, err := net.Listen("tcp", l.Address)
+	if err != nil {
+		return ListenError(l.Address, err)
+	}
+	o := &opened{ln: ln, form: formOf(l), done: make(chan struct{})}
+	g.open[l.Address] = o
+	w := &wire.Listener{Name: l.Name, Address: l.Address, HTTP2: l.HTTP2, Std: l.HTTP1 == "std", ProxyProtocol: l.ProxyProtocol}
+	if l.TLS != nil {
+		address := l.Address
+		w.TLS = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			for _, l := range g.current.Load().Listeners {
+				if l.Address == address && l.TLS != nil {
+					return l.TLS, nil
+				}
+			}
+			return nil, errors.New("the listener is gone")
+		}
+	}
+	go func() {
+		defer close(o.done)
+		g.server.Serve(ln, w)
+	}()
+	g.Log.Info("listening", "listener", l.Name, "address", ln.Addr().String(), "tls", l.TLS != nil)
+	return nil
+}
+
+// ListenError explains why an address cannot be listened on, with a next step.
+func ListenError(address string, err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		_, port, _ := net.SplitHostPort(address)
+		hint = fmt.Sprintf("another program listens there already; `ss -ltnp 'sport = :%s'` shows which, or choose another address", port)
+	case errors.Is(err, syscall.EACCES):
+		hint = "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose a higher port, or setcap cap_net_bind_service=+ep on the binary"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		hint = "this machine has no such address; `ip address` lists those it has"
+	}
+	if hint != "" {
+		return fmt.Errorf("listening on %s: %w\n  %s", address, err, hint)
+	}
+	return fmt.Errorf("listening on %s: %w", address, err)
+}
+
+// Addresses are what the gateway listens on, as the system knows them.
+func (g *Gateway) Addresses() (list []net.Addr) {
+	g.listening.Lock()
+	defer g.listening.Unlock()
+	for _, l := range g.current.Load().Listeners {
+		if o := g.open[l.Address]; o != nil {
+			list = append(list, o.ln.Addr())
+		}
+	}
+	return list
+}
+
+func (g *Gateway) closeListeners() {
+	g.listening.Lock()
+	defer g.listening.Unlock()
+	for address, o := range g.open {
+		o.ln.Close()
+		<-o.done
+		delete(g.open, address)
+	}
+}
+
+// serverConfig is what the HTTP server needs of the documents.
+func serverConfig(s *snapshot.Snapshot) wire.Config {
+	l, t := s.Gateway.Limits, s.Gateway.Timeouts
+	c := wire.Config{
+		Limits:        wire.Limits{HeaderBytes: int(l.HeaderBytes), HeaderCount: l.HeaderCount, URIBytes: int(l.URIBytes)},
+		HeaderTimeout: time.Duration(t.Header), BodyTimeout: time.Duration(t.Body), WriteTimeout: time.Duration(t.Write),
+		IdleTimeout: time.Duration(t.Idle), MaxAge: time.Duration(t.Age), HandshakeTimeout: time.Duration(t.Handshake),
+		HalfClosedTimeout: time.Duration(t.HalfClosed), TunnelTimeout: time.Duration(t.Tunnel),
+		MaxConns: l.Connections, MaxConnsPerAddr: l.ConnectionsPerAddress, MaxStreams: l.Streams,
+	}
+	switch l.Underscores {
+	case "drop":
+		c.Underscores = wire.UnderscoreDrop
+	case "allow":
+		c.Underscores = wire.UnderscoreAllow
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = connectionsByDescriptors()
+	}
+	return c
+}
+
+// connectionsByDescriptors leaves room for upstream connections and files.
+func connectionsByDescriptors() int {
+	var r syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) != nil {
+		return 0
+	}
+	return int(min(r.Cur, 1<<20)) * 2 / 3
+}

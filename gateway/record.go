@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/wire"
+)
+
+// record writes the call's record. It comes before the last byte of the answer, so that no
+// call is answered and then forgotten, whatever happens to the process.
+func (c *call) record() {
+	if c.recorded {
+		return
+	}
+	c.recorded = true
+	r, x := &c.rec, &c.x
+	r.Duration = time.Since(c.w.Start)
+	r.Proto = x.Proto
+	if c.w.TLS != nil {
+		r.Flags |= calllog.TLS
+	}
+	if c.g.Journal == nil {
+		return
+	}
+	r.Method, r.Host, r.Path = x.Method, x.Host, pathOf(x.Target)
+	r.Listener = c.w.Listener.Name
+	r.Client, r.Peer = x.Client.Addr, x.Client.Peer
+	r.UserAgent = x.Fields.Get(wire.UserAgent)
+	r.Trace = traceID(x.Fields.Get(wire.Traceparent))
+	r.Revision = c.snap.Revision
+	if c.pieceIn > 0 {
+		r.BytesIn = c.pieceIn
+	}
+	if rt := c.route; rt != nil {
+		r.API, r.Version, r.Stage, r.Route = rt.API, rt.Version, rt.Stage, rt.Name
+		r.Steps = uint8(min(len(rt.Steps), 255))
+	}
+	if x.Application != nil {
+		r.Application = x.Application.Name
+	}
+	if x.Credential != nil {
+		r.Credential = x.Credential.Prefix
+	} else if v := c.detail.Verdict; v != nil {
+		// A key that was refused: the same fingerprint finds all its calls.
+		if f, ok := v.Facts.Find("key", reason.ToOperator); ok && r.Outcome == calllog.Refused {
+			r.Credential, _ = f.Value.(string)
+		}
+	}
+	if x.Subscription != nil {
+		r.Subscription = x.Subscription.Name
+	}
+	if x.Plan != nil {
+		r.Plan = x.Plan.Name
+	}
+	if x.Limited() {
+		r.Remaining = int32(min(x.Tightest.Left, 1<<31-1))
+	}
+	r.Detail = c.detail.encode()
+	c.ref = c.g.Journal.Append(r)
+}
+
+// amend corrects a record whose answer did not reach the client.
+func (c *call) amend(f calllog.Flags) {
+	c.rec.Flags |= f
+	if c.g.Journal != nil && c.recorded {
+		c.g.Journal.Amend(c.ref, f, c.rec.BytesOut, time.Since(c.w.Start))
+	}
+}
+
+// pathOf cuts the query off a target: queries hold secrets.
+func pathOf(target string) string {
+	for i := 0; i < len(target); i++ {
+		if target[i] == '?' {
+			return target[:i]
+		}
+	}
+	return target
+}
+
+// traceID is the second part of a W3C traceparent, if that has the right form.
+func traceID(v string) string {
+	if len(v) < 55 || v[2] != '-' || v[35] != '-' || v[52] != '-' {
+		return ""
+	}
+	id := v[3:35]
+	for i := 0; i < len(id); i++ {
+		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return ""
+		}
+	}
+	return id
+}

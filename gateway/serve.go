@@ -1,0 +1,201 @@
+package gateway
+
+import (
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/metric"
+	"github.com/whygate/whygate/policy"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/snapshot"
+	"github.com/whygate/whygate/wire"
+)
+
+// call is one call on its way. Its memory is used again for later calls.
+type call struct {
+	g    *Gateway
+	w    *wire.Call
+	snap *snapshot.Snapshot
+	x    policy.Exchange
+	// route is nil where no route serves the call.
+	route *snapshot.Route
+	id    calllog.ID
+
+	rec      calllog.Record
+	ref      calllog.Ref
+	recorded bool
+	detail   Detail
+	out      wire.Outgoing
+	path     string // for the upstream, without that of the target
+	head     wire.Head
+	pieceIn  int64 // bytes of the request's content
+
+	stats  *metric.Route
+	maker  uint64 // number of this call's memory in the upper half, for ids and stripes
+	made   uint32 // calls made with it
+	idText [26]byte
+}
+
+// Serve takes a call through its life. This is the only place that knows the order.
+func (g *Gateway) Serve(w *wire.Call) {
+	c := g.begin(w)
+	defer c.end()
+
+	if c.wellKnown() {
+		return
+	}
+	if !c.match() {
+		c.refuse(c.miss())
+		return
+	}
+	if v, step := c.decide(); v.Refused() {
+		c.refuseAt(step, v)
+		return
+	}
+	if c.x.Answer != nil {
+		c.answerItself()
+		return
+	}
+	c.forward()
+}
+
+// begin identifies the client and readies what the call needs.
+func (g *Gateway) begin(w *wire.Call) *call {
+	c := g.calls.Get().(*call)
+	c.w, c.snap, c.route = w, g.current.Load(), nil
+	c.recorded, c.pieceIn, c.head.Close = false, 0, false
+	c.detail = Detail{}
+	c.id = g.newID(c, w.Start)
+	x := &c.x
+	x.Reset(&w.Request, w.Start)
+	x.TLS = w.TLS
+	x.Client = c.snap.Trust.Client(w.Peer.Addr(), w.Announced.Addr(), w.Request.Fields)
+	x.Scheme = c.scheme()
+	x.Route = &noRoute
+	c.rec = calllog.Record{ID: c.id, Start: w.Start, Remaining: -1}
+	return c
+}
+
+// noRoute stands for the route of a call that has none.
+var noRoute policy.Route
+
+// scheme is how the client spoke to the first trusted proxy, or to us.
+func (c *call) scheme() string {
+	own := "http"
+	if c.w.TLS != nil {
+		own = "https"
+	}
+	if c.snap.Trust.Has(c.w.Peer.Addr()) {
+		if p := c.w.Request.Fields.Get(wire.XForwardedProto); p == "http" || p == "https" {
+			return p
+		}
+	}
+	return own
+}
+
+// match finds the route.
+func (c *call) match() bool {
+	c.route = c.snap.Match(&c.x)
+	if c.route == nil {
+		c.count(c.g.unknown)
+		return false
+	}
+	c.x.Route = &c.route.Route
+	c.x.Preflight = c.isPreflight()
+	c.count(c.route.Stats)
+	return true
+}
+
+// count counts the call in; end counts it out.
+func (c *call) count(r *metric.Route) {
+	c.stats = r
+	r.Begin(uint32(c.maker >> 32))
+}
+
+func (c *call) isPreflight() bool {
+	if c.x.Method != "OPTIONS" {
+		return false
+	}
+	_, origin := c.x.Fields.Find(wire.Origin)
+	_, method := c.x.Fields.Find(wire.AccessControlRequestMethod)
+	return origin && method
+}
+
+// decide runs the checks in order; the first refusal ends it. step is the index of the check
+// that refused.
+func (c *call) decide() (v reason.Verdict, step int) {
+	steps := c.route.Steps
+	for i := range steps {
+		s := &steps[i]
+		v := s.Check.Check(&c.x)
+		if v.Refused() {
+			if s.Shadow {
+				c.shadowed(s, v)
+				continue
+			}
+			return v, i
+		}
+		if c.x.Answer != nil {
+			break
+		}
+	}
+	c.rec.Decide = time.Since(c.w.Start)
+	return reason.Verdict{}, -1
+}
+
+// shadowed notes what a policy that only watches would have refused.
+func (c *call) shadowed(s *policy.Step, v reason.Verdict) {
+	c.rec.Flags |= calllog.Shadowed
+	c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, v))
+}
+
+// Malformed answers a request that never became a call.
+func (g *Gateway) Malformed(w *wire.Call, f *wire.Fault) {
+	c := g.begin(w)
+	defer c.end()
+	c.count(g.unknown)
+	c.refuse(malformed(f))
+}
+
+// end gives the call's memory back, whatever happened. A panic is answered with a reason and
+// counted; it never takes the node down.
+func (c *call) end() {
+	if p := recover(); p != nil {
+		c.panicked(p)
+	}
+	c.x.Finish()
+	if c.stats != nil {
+		c.stats.End(uint32(c.maker>>32), int(c.rec.Status), c.rec.Duration, c.rec.BytesIn, c.rec.BytesOut)
+	}
+	c.w, c.snap, c.route, c.stats = nil, nil, nil, nil
+	c.g.calls.Put(c)
+}
+
+var panicked = reason.New(reason.Reason{
+	Code: "gateway.panic", Status: 500,
+	Title:  "The gateway has failed",
+	Says:   "the gateway failed while it served this call",
+	Wanted: "a decision",
+	Seen:   "a panic[: {panic}]",
+	Fixes:  []reason.Fix{{By: reason.Operator, Text: "report the call and the log of this node to those who make Whygate"}, {By: reason.Caller, Text: "try again; tell the operator the id of this call"}},
+	Hint:   "the log of this node has the stack: {panic}",
+})
+
+func (c *call) panicked(p any) {
+	c.g.Panics.Add(1)
+	text := fmt.Sprint(p)
+	c.g.Log.Error("serving a call panicked", "call", c.id, "path", strings.Clone(c.x.Path), "panic", text, "stack", string(debug.Stack()))
+	c.rec.Flags |= calllog.Panicked
+	if c.w.Begun {
+		if !c.recorded {
+			c.rec.Status, c.rec.Outcome, c.rec.Reason = 500, calllog.Failed, panicked.Code
+			c.record()
+		}
+		c.w.Abort()
+		return
+	}
+	c.refuse(panicked.Refuse(reason.Inner("panic", text)))
+}
