@@ -1,0 +1,45 @@
+# `make` lists the targets.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+
+.PHONY: help build run test race check bench fuzz h2spec docs clean
+
+help: ## list the targets
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+build: ## build bin/whygate
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/whygate ./cmd/whygate
+
+run: build ## start the gateway in front of a sample shop, show a call pass, one refused, and why
+	@exec bin/whygate demo examples/shop --data .run
+
+test: ## run all tests, with the race detector where there is a C compiler
+	@if command -v gcc >/dev/null || command -v clang >/dev/null; then \
+		CGO_ENABLED=1 $(GO) test -race ./...; \
+	else \
+		echo "no C compiler: without the race detector"; $(GO) test ./...; \
+	fi
+
+check: ## gofmt, vet, staticcheck, and that go.mod is tidy
+	@fmt=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$fmt" ]; then echo "gofmt -w $$fmt"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+	$(GO) mod tidy -diff
+
+bench: build ## measure side by side with nginx, HAProxy and Go's ReverseProxy (installs what is missing, and says so)
+	$(GO) run ./bench
+
+FUZZTIME ?= 60s
+fuzz: ## run every fuzz target for FUZZTIME (60s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+docs: ## write docs/reference from the code
+	$(GO) test ./cmd/whygate -run TestReference -update
+
+clean: ## remove what was built and what make run left
+	rm -rf bin .run
