@@ -171,7 +171,7 @@ func (s *Server) calls(w http.ResponseWriter, r *http.Request) {
 	}
 	list := []Call{}
 	err = s.Calls.Query(r.Context(), f, func(rec *calllog.Record) bool {
-		list = append(list, CallOf(rec, true))
+		list = append(list, s.callOf(rec))
 		return true
 	})
 	if err != nil && r.Context().Err() == nil {
@@ -197,7 +197,7 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	rc.Flush()
 	s.Calls.Follow(r.Context(), f, func(rec *calllog.Record) bool {
-		write(w, CallOf(rec, true))
+		write(w, s.callOf(rec))
 		return rc.Flush() == nil
 	})
 }
@@ -240,7 +240,14 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request) {
 		problem(w, 404, err.Error(), "whygate calls lists what there is")
 		return
 	}
-	answer(w, CallOf(rec, true))
+	answer(w, s.callOf(rec))
+}
+
+// callOf is a record of this node as it is told.
+func (s *Server) callOf(rec *calllog.Record) Call {
+	c := CallOf(rec, true)
+	c.Node = s.Gateway.Node
+	return c
 }
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {

@@ -19,6 +19,7 @@ type Call struct {
 	Wait     float64    `json:"wait,omitempty"`
 	Status   int        `json:"status"`
 	Outcome  string     `json:"outcome"` // allowed, relayed, refused, failed or answered
+	Node     string     `json:"node,omitempty"`
 	Flags    []string   `json:"flags,omitempty"`
 
 	Method   string `json:"method"`

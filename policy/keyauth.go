@@ -41,7 +41,7 @@ var (
 		Seen:   "none[; {slip}]",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "send your key in {places}"},
-			{By: reason.Application, Text: "if you have no key, ask[ {owner}] for access"},
+			{By: reason.Application, Text: "if you have no key, ask {owner|the owner of this API} for access"},
 		},
 		Hint: "policy key-auth says where the key is looked for; a proxy in front may have taken the header away",
 	})
@@ -62,7 +62,7 @@ var (
 		Seen:   "key {key}[; {slip}][; {known}]",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "check that the key is whole and belongs to this environment"},
-			{By: reason.Application, Text: "ask[ {owner}] for a new key if this one was replaced"},
+			{By: reason.Application, Text: "ask {owner|the owner of this API} for a new key if this one was replaced"},
 		},
 		Hint: "whygate calls --reason key.unknown shows who else uses {key}; a Credential document whose sha256 is that of another key is the usual cause",
 	})
@@ -72,7 +72,7 @@ var (
 		Says:   "key {key} has been revoked",
 		Wanted: "an active key",
 		Seen:   "key {key}[ of application \"{application}\"], revoked",
-		Fixes:  []reason.Fix{{By: reason.Application, Text: "use a newer key, or ask[ {owner}] for one"}},
+		Fixes:  []reason.Fix{{By: reason.Application, Text: "use a newer key, or ask {owner|the owner of this API} for one"}},
 		Hint:   "state of the Credential",
 	})
 	keyExpired = reason.New(reason.Reason{
@@ -81,7 +81,7 @@ var (
 		Says:   "key {key} expired {ago} ago, at {until}",
 		Wanted: "a key that is still valid",
 		Seen:   "key {key}[ of application \"{application}\"], valid until {until}",
-		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask[ {owner}] for a new key"}},
+		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner|the owner of this API} for a new key"}},
 		Hint:   "until of the Credential",
 	})
 	keyEarly = reason.New(reason.Reason{
@@ -99,7 +99,7 @@ var (
 		Says:   "application \"{application}\" is suspended",
 		Wanted: "an active application",
 		Seen:   "application \"{application}\", suspended",
-		Fixes:  []reason.Fix{{By: reason.Operator, Text: "ask[ {operator}] to lift the suspension"}},
+		Fixes:  []reason.Fix{{By: reason.Operator, Text: "ask {operator|the operator} to lift the suspension"}},
 		Hint:   "state of the Application",
 	})
 )
@@ -195,28 +195,34 @@ func (c *keyCheck) Check(x *Exchange) reason.Verdict {
 	if cred == nil {
 		return c.challenged(x, c.unknown(x, key))
 	}
-	name := reason.Public("key", cred.Prefix)
-	app := reason.Own("application", cred.Application.Name)
-	switch {
-	case cred.Revoked:
-		return c.challenged(x, keyRevoked.Refuse(name, app, x.OwnerFact(), reason.Inner("credential", cred.Name).At(cred.Source)))
-	case !cred.Until.IsZero() && !x.Now.Before(cred.Until):
-		return c.challenged(x, keyExpired.Refuse(name, app, x.OwnerFact(), reason.Public("until", cred.Until).At(cred.Source), reason.Public("ago", x.Now.Sub(cred.Until))))
-	case x.Now.Before(cred.From):
-		return c.challenged(x, keyEarly.Refuse(name, app, reason.Public("from", cred.From).At(cred.Source), reason.Public("now", x.Now), reason.Public("wait", cred.From.Sub(x.Now))))
+	if cred.Revoked || !cred.Until.IsZero() && !x.Now.Before(cred.Until) || x.Now.Before(cred.From) {
+		return c.challenged(x, notAccepted(x, cred))
 	}
 	x.Credential, x.Application = cred, cred.Application
 	if cred.Application.Suspended {
-		facts := []reason.Fact{name, app.At(cred.Application.Source)}
+		facts := []reason.Fact{reason.Own("application", cred.Application.Name).At(cred.Application.Source)}
 		if o := x.Route.Operator; o.Contact != "" {
 			facts = append(facts, reason.Own("operator", o.Contact))
 		}
 		return applicationSuspended.Refuse(facts...)
 	}
 	if x.Explaining {
-		return reason.Pass(name, app)
+		return reason.Pass(reason.Public("key", cred.Prefix), reason.Own("application", cred.Application.Name))
 	}
 	return reason.Verdict{}
+}
+
+// notAccepted says why a key that is known does not count now.
+func notAccepted(x *Exchange, cred *consumer.Credential) reason.Verdict {
+	name := reason.Public("key", cred.Prefix)
+	app := reason.Own("application", cred.Application.Name)
+	switch {
+	case cred.Revoked:
+		return keyRevoked.Refuse(name, app, x.OwnerFact(), reason.Inner("credential", cred.Name).At(cred.Source))
+	case x.Now.Before(cred.From):
+		return keyEarly.Refuse(name, app, reason.Public("from", cred.From).At(cred.Source), reason.Public("now", x.Now), reason.Public("wait", cred.From.Sub(x.Now)))
+	}
+	return keyExpired.Refuse(name, app, x.OwnerFact(), reason.Public("until", cred.Until).At(cred.Source), reason.Public("ago", x.Now.Sub(cred.Until)))
 }
 
 // challenged adds the field that every 401 must have (RFC 9110 §11.6.1).

@@ -2,11 +2,12 @@ package reason
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
 // Render fills a template for a reader of tier t. {name} stands for the fact of
-// that name. A part in [brackets] is left out when one of its facts is missing
+// that name, {name|a text} for the fact or, without it, for the text. A part in [brackets] is left out when one of its facts is missing
 // or above the tier. Outside brackets such a fact makes the whole sentence
 // unsayable: Render answers "" and the reader is shown the reason's title.
 func (fs Facts) Render(template string, t Tier) string {
@@ -38,11 +39,16 @@ func (fs Facts) render(s string, t Tier) (string, bool) {
 				b.WriteString(part)
 			}
 		} else {
-			f, ok := fs.Find(inner, t)
-			if !ok {
+			name, otherwise, has := strings.Cut(inner, "|")
+			f, ok := fs.Find(name, t)
+			switch {
+			case ok:
+				b.WriteString(f.Text())
+			case has:
+				b.WriteString(otherwise)
+			default:
 				return "", false
 			}
-			b.WriteString(f.Text())
 		}
 		s = s[end+1:]
 	}
@@ -78,5 +84,7 @@ func checkTemplate(s string) error {
 // Readable is a template for people who have no facts: <retry_after> for {retry_after}, and
 // what is in brackets as it stands.
 func Readable(template string) string {
-	return strings.NewReplacer("{", "<", "}", ">", "[", "", "]", "").Replace(template)
+	return strings.NewReplacer("{", "<", "}", ">", "[", "", "]", "").Replace(alternative.ReplaceAllString(template, "}"))
 }
+
+var alternative = regexp.MustCompile(`\|[^}]*\}`)

@@ -74,7 +74,6 @@ type compiler struct {
 	compiled  map[string]any           // by where they are written and what they were compiled for
 	planSteps []policy.Step
 	apis      map[string]bool // with a subscription policy
-	byName    map[string]bool // some route names a host
 }
 
 func (c *compiler) problem(p resource.Problem) { c.problems = append(c.problems, p) }
@@ -206,6 +205,8 @@ func (c *compiler) missing(at func(field, message, hint string) resource.Problem
 		hint = fmt.Sprintf("did you mean %q?", n)
 	} else if len(known) > 0 && len(known) <= 10 {
 		hint = "known: " + strings.Join(known, ", ")
+	} else if len(known) == 0 {
+		hint = fmt.Sprintf("write a document of kind %s%s with metadata {name: %s}", strings.ToUpper(kind[:1]), kind[1:], name)
 	}
 	c.problem(at(field, fmt.Sprintf("there is no %s %q", kind, name), hint))
 }
@@ -353,8 +354,10 @@ func (c *compiler) mount(m *mounted) {
 	spec := &m.d.Spec
 	m.path = cleanMount(m.stage.Path) + cleanMount(spec.BasePath) + cleanMount(m.version.Path)
 	if err := checkTemplate(m.path, false); err != "" {
-		c.problem(m.d.Problem("spec.basePath", err, ""))
-		return
+		if strings.HasPrefix(m.path, "/") { // otherwise the decoder has told already
+			c.problem(m.d.Problem("spec.basePath", err, ""))
+		}
+		m.path = "" // go on, to find what else is wrong
 	}
 	type located struct {
 		*resource.Route
@@ -390,8 +393,10 @@ func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 	spec := &m.d.Spec
 	template := r.Path
 	if err := checkTemplate(template, true); err != "" {
-		c.problem(m.d.Problem(field+".path", err, `such as "/orders/{id}" or "/files/{rest...}"`))
-		return nil
+		if strings.HasPrefix(template, "/") {
+			c.problem(m.d.Problem(field+".path", err, `such as "/orders/{id}" or "/files/{rest...}"`))
+		}
+		template = "/" + field // go on, to find what else is wrong
 	}
 	route := &Route{
 		Route: policy.Route{
@@ -412,6 +417,7 @@ func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 		up := strings.ToUpper(method)
 		if !wire.IsToken(method) || up == "CONNECT" {
 			c.problem(m.d.Problem(fmt.Sprintf("%s.methods[%d]", field, i), fmt.Sprintf("%q is no method that can be routed", method), ""))
+			route.broken = true
 			continue
 		}
 		route.Methods = append(route.Methods, up)
@@ -486,7 +492,11 @@ func (c *compiler) upstreamOf(m *mounted, r *resource.Route, field string, route
 	}
 	switch {
 	case name == "":
-		c.problem(m.d.Problem(field, "no upstream: neither the API nor its stage, version or route names one", "add upstream: NAME"))
+		at := field
+		if len(m.d.Spec.Routes) > 1 && !slices.ContainsFunc(m.d.Spec.Routes, func(r resource.Route) bool { return r.Upstream != "" }) {
+			at = "spec" // said once, not for every route
+		}
+		c.problem(m.d.Problem(at, "no upstream: neither the API nor its stage, version or route names one", "add upstream: NAME"))
 	case c.Set.Upstream(name) == nil:
 		c.missing(m.d.Problem, at, "upstream", name, names(c.Set.Upstreams))
 	default:
@@ -495,6 +505,9 @@ func (c *compiler) upstreamOf(m *mounted, r *resource.Route, field string, route
 }
 
 func (c *compiler) addToRouter(m *mounted, route *Route, field string) {
+	if route.broken {
+		return // what it would serve is not known
+	}
 	e := entry{route: route, methods: route.Methods, retired: m.version.State == "retired"}
 	if m.version.Name != "" && m.version.Path == "" {
 		e.header, e.version, e.isDefault = m.d.Spec.VersionHeader, m.version.Name, m.isDefault
@@ -585,6 +598,7 @@ func (c *compiler) checkHost(d *resource.Document[resource.API], field, h string
 
 // finish sorts what is searched in order and looks at the routes as a whole.
 func (c *compiler) finish() {
+	c.written = slices.Clone(c.mounts)
 	slices.SortStableFunc(c.mounts, func(a, b mount) int { return cmp.Compare(len(b.path), len(a.path)) })
 	c.problems = unique(c.problems)
 	c.problems.Sort(c.Set.Files())

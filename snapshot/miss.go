@@ -88,7 +88,7 @@ var (
 		Says:   "version {version} of API {api} has been retired[; in service: {versions}]",
 		Wanted: "version {versions}",
 		Seen:   "version {version}",
-		Fixes:  []reason.Fix{{By: reason.Caller, Text: "move to version {versions}"}, {By: reason.Owner, Text: "ask {owner} how to move on"}},
+		Fixes:  []reason.Fix{{By: reason.Caller, Text: "move to version {versions}"}, {By: reason.Owner, Text: "ask {owner|the owner of this API} how to move on"}},
 		Hint:   "state of the version in API {api}",
 	})
 	routeVersionUnknown = reason.New(reason.Reason{
@@ -260,23 +260,28 @@ func (s *Snapshot) nearest(x *policy.Exchange, usable func(*Route) bool) (best, 
 	if slash, ok := strings.CutSuffix(p, "/"); ok && try(near{reason: routeSlash}, slash, x.Host) || !ok && try(near{reason: routeSlash}, p+"/", x.Host) {
 		return
 	}
-	for _, m := range s.mounts {
-		if m.path == "" {
-			continue
-		}
-		if rest, ok := strings.CutPrefix(p, m.path); ok && strings.HasPrefix(rest, m.path) && try(near{reason: routePrefixDoubled, prefix: m.path}, rest, x.Host) {
+	for i := 1; i < len(p); i++ {
+		if p[i] == '/' && within(p[i:], p[:i]) && try(near{reason: routePrefixDoubled, prefix: short(p[:i])}, p[i:], x.Host) {
 			return
 		}
 	}
-	for i, m := range s.mounts {
-		if i == 64 {
+	for i, m := range s.written {
+		if i == maxMounts {
 			break // a miss must stay cheap whatever the number of APIs
 		}
-		if m.path != "" && try(near{reason: routeStageMissing, prefix: m.path}, m.path+p, x.Host) {
+		// A part of the mount is there, what stands before it is not; or something is missing within.
+		if head, ok := missingHead(m.path, p); ok && try(near{reason: routeStageMissing, prefix: head}, head+p, x.Host) {
 			return
 		}
-		// The stage is there, the base path behind it is not; or the other way round.
-		if head, tail := splitMount(m, p); head != "" && try(near{reason: routeStageMissing, prefix: m.path}, head+tail, x.Host) {
+		if full := missingMiddle(m.path, p); full != "" && try(near{reason: routeStageMissing, prefix: m.path}, full, x.Host) {
+			return
+		}
+	}
+	for i, m := range s.written {
+		if i == maxMounts {
+			break
+		}
+		if m.path != "" && s.literal(x, m.path+p) && try(near{reason: routeStageMissing, prefix: m.path}, m.path+p, x.Host) {
 			return
 		}
 	}
@@ -307,18 +312,45 @@ func (s *Snapshot) nearest(x *policy.Exchange, usable func(*Route) bool) (best, 
 	return nil, hidden
 }
 
-// splitMount puts a missing middle into a path: /prod/v2/items for an API at /prod/orders/v2.
-func splitMount(m mount, p string) (head, tail string) {
-	parts := strings.Split(m.path[1:], "/")
-	for i := 1; i < len(parts); i++ {
-		if have := "/" + strings.Join(parts[:i], "/"); strings.HasPrefix(p, have+"/") {
-			rest := p[len(have):]
-			if skip := "/" + strings.Join(parts[i:], "/"); !strings.HasPrefix(rest, skip) {
-				return m.path, rest
-			}
+// maxMounts bounds how many mounts are tried for a near miss.
+const maxMounts = 64
+
+// missingHead is what a path lacks before it: /prod for /orders/5 where the mount is /prod/orders.
+func missingHead(mount, p string) (string, bool) {
+	for i := 1; i < len(mount); i++ {
+		if mount[i] == '/' && within(p, mount[i:]) {
+			return mount[:i], true
 		}
 	}
-	return "", ""
+	return "", false
+}
+
+// missingMiddle puts in what a path lacks within: /prod/items becomes /prod/orders/items where the
+// mount is /prod/orders.
+func missingMiddle(mount, p string) string {
+	for i := len(mount) - 1; i > 0; i-- {
+		if mount[i] == '/' && within(p, mount[:i]) && !within(p, mount) {
+			return mount + p[i:]
+		}
+	}
+	return ""
+}
+
+func within(p, mount string) bool {
+	return strings.HasPrefix(p, mount) && (len(p) == len(mount) || p[len(mount)] == '/')
+}
+
+// literal says that a route would serve the path by more than parameters: every path fits
+// into /{id} somewhere, which is no near miss.
+func (s *Snapshot) literal(x *policy.Exchange, path string) bool {
+	q := search{method: x.Method, fields: x.Fields, path: path}
+	r := s.router.match(x.Host, &q)
+	if r == nil {
+		return false
+	}
+	below := strings.TrimPrefix(r.Template, "/")
+	first, _, _ := strings.Cut(below, "/")
+	return first != "" && !isParam(first) && !isRest(first)
 }
 
 // similar walks the tree along the path and, where it leaves the routes, takes the literal

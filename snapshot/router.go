@@ -170,22 +170,6 @@ func (r *router) match(host string, s *search) *Route {
 	return nil
 }
 
-// knows says that some route names the host, or none does.
-func (r *router) knows(host string) bool {
-	if r.any != nil || r.exact[host] != nil {
-		return true
-	}
-	for rest := host; ; {
-		i := strings.IndexByte(rest, '.')
-		if i < 0 {
-			return false
-		}
-		if rest = rest[i+1:]; r.below[rest] != nil {
-			return true
-		}
-	}
-}
-
 func (t *tree) match(s *search) *Route {
 	if s.path == "" || s.path[0] != '/' {
 		return nil

@@ -37,10 +37,10 @@ type Snapshot struct {
 	// Warnings are the lints.
 	Warnings resource.Problems
 
-	router *router
-	mounts []mount // longest first
-	fresh  []*upstream.Upstream
-	gone   []*upstream.Upstream
+	router  *router
+	mounts  []mount // longest first
+	written []mount // as the documents have them
+	fresh   []*upstream.Upstream
 }
 
 // Route is a route with everything a call needs.
@@ -64,6 +64,7 @@ type Route struct {
 	Stats      *metric.Route
 
 	segments []string // of the whole path, mount included
+	broken   bool     // its document has an error that leaves open what it serves
 }
 
 // Listener is a listener of the documents, with its certificates read.
