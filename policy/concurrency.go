@@ -26,7 +26,7 @@ var concurrencyExceeded = reason.New(reason.Reason{
 	Seen:   "{limit} in flight, counted by {key}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "wait for a call to end before sending the next[; {limit} may run at once]"},
-		{By: reason.Owner, Text: "ask {owner} to allow more calls at once"},
+		{By: reason.Owner, Text: "ask {owner|the owner of this API} to allow more calls at once"},
 	},
 	Hint: "the counter is {key}; calls that hang in the upstream keep their place until they time out",
 })
@@ -43,7 +43,7 @@ func (p *Concurrency) Compile(env *Env) any {
 	c.per, c.limit, c.memory, c.at = p.Per, counter.LimitID(env.LimitName), env.Memory, env.Source("calls")
 	c.place = &place{env.Memory}
 	if (p.Per == "application" || p.Per == "credential") && !env.Kinds["key-auth"] {
-		env.Lint("concurrency.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies an %s, so calls are counted by address", p.Per)
+		env.Lint("concurrency.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies who calls, so calls are counted by address")
 	}
 	return c
 }

@@ -47,7 +47,7 @@ var (
 		Wanted: "an origin among {allowed}",
 		Seen:   "Origin: {origin}[, which {slip}]",
 		Fixes: []reason.Fix{
-			{By: reason.Owner, Text: "ask[ {owner}] to add {origin} to the allowed origins"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to add {origin} to the allowed origins"},
 		},
 		Hint: "scheme, host and port must all agree; origins in the policy cors have no path",
 	})
@@ -59,7 +59,7 @@ var (
 		Seen:   "Access-Control-Request-Method: {method}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "use {allowed}"},
-			{By: reason.Owner, Text: "ask[ {owner}] to add {method} to methods of the policy cors"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to add {method} to methods of the policy cors"},
 		},
 		Hint: "policy cors, field methods",
 	})
@@ -71,7 +71,7 @@ var (
 		Seen:   "Access-Control-Request-Headers: {headers}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "do not send {header}"},
-			{By: reason.Owner, Text: "ask[ {owner}] to add {header} to headers of the policy cors"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to add {header} to headers of the policy cors"},
 		},
 		Hint: "policy cors, field headers",
 	})

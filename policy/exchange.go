@@ -125,7 +125,7 @@ func (x *Exchange) Reset(r *wire.Request, now time.Time) {
 
 // limit notes how a limit stands, for the record and the answer's fields.
 func (x *Exchange) limit(res counter.Result) {
-	if !x.limited || res.Left < x.Tightest.Left {
+	if !x.Explaining && (!x.limited || res.Left < x.Tightest.Left) {
 		x.Tightest, x.limited = res, true
 	}
 }

@@ -33,7 +33,7 @@ var (
 		Wanted: "an address outside the denied networks {denied}",
 		Seen:   "{address}[ of network {network}]",
 		Fixes: []reason.Fix{
-			{By: reason.Owner, Text: "ask[ {owner}] to take your address off the deny list"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to take your address off the deny list"},
 			{By: reason.Caller, Text: "call from another network[; this call came from {address}]"},
 		},
 		Hint: "if {address} is not the client but a proxy, add that proxy to trustedProxies of the Gateway",
@@ -45,7 +45,7 @@ var (
 		Wanted: "an address in {allowed}",
 		Seen:   "{address}[; nearest allowed network {nearest}]",
 		Fixes: []reason.Fix{
-			{By: reason.Owner, Text: "ask[ {owner}] to allow your address[ {address}]"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to allow your address[ {address}]"},
 			{By: reason.Caller, Text: "call from an allowed network[; this call came from {address}]"},
 		},
 		Hint: "if {address} is not the client but a proxy, add that proxy to trustedProxies of the Gateway",

@@ -30,7 +30,7 @@ var methodNotAllowed = reason.New(reason.Reason{
 	Seen:   "{method}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "use {allowed}"},
-		{By: reason.Owner, Text: "ask[ {owner}] to allow {method}"},
+		{By: reason.Owner, Text: "ask {owner|the owner of this API} to allow {method}"},
 	},
 	Hint: "the policy method narrows what the route itself would serve",
 })

@@ -34,7 +34,7 @@ var quotaExceeded = reason.New(reason.Reason{
 	Seen:   "{limit} of {limit} used, counted by {key}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "wait until the period ends, in {retry_after}"},
-		{By: reason.Owner, Text: "ask {owner} for a larger quota[ than plan \"{plan}\" has]"},
+		{By: reason.Owner, Text: "ask {owner|the owner of this API} for a larger quota[ than plan \"{plan}\" has]"},
 	},
 	Hint: "the counter is {key}",
 })
@@ -64,7 +64,7 @@ func (p *Quota) Compile(env *Env) any {
 	c := &quotaCheck{per: p.Per, name: env.LimitName + "\x00"}
 	c.limit, c.period, c.zone, c.at, c.quotas = p.Requests, p.Period, zone, env.Source("requests"), env.Quotas
 	if (p.Per == "application" || p.Per == "credential") && !env.Kinds["key-auth"] {
-		env.Lint("quota.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies an %s, so calls are counted by address", p.Per)
+		env.Lint("quota.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies who calls, so calls are counted by address")
 	}
 	return c
 }

@@ -40,7 +40,7 @@ var rateExceeded = reason.New(reason.Reason{
 	Seen:   "{limit} of {limit} used, counted by {key}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "wait {retry_after}, then call again"},
-		{By: reason.Owner, Text: "ask {owner} for a larger limit[ than plan \"{plan}\" has]"},
+		{By: reason.Owner, Text: "ask {owner|the owner of this API} for a larger limit[ than plan \"{plan}\" has]"},
 	},
 	Hint: "the counter is {key}; if that is the address of a proxy, add it to trustedProxies of the Gateway",
 })
@@ -75,7 +75,7 @@ func (p *RateLimit) Compile(env *Env) any {
 	c.policyField = policyField(c.name, c.rate)
 	if p.Per == "application" || p.Per == "credential" {
 		if !env.Kinds["key-auth"] {
-			env.Lint("rate-limit.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies an %s, so calls are counted by address", p.Per)
+			env.Lint("rate-limit.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies who calls, so calls are counted by address")
 		}
 	}
 	return c

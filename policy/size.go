@@ -34,7 +34,7 @@ var (
 		Seen:   "{size}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "send at most {limit}[, for instance in several calls]"},
-			{By: reason.Owner, Text: "ask[ {owner}] to raise the limit"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to raise the limit"},
 		},
 		Hint: "policy size of the route or API, else limits.bodyBytes of the Gateway",
 	})
@@ -46,7 +46,7 @@ var (
 		Seen:   "{size}, of it {field} with {field_size}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "make {field} smaller; cookies are the usual cause"},
-			{By: reason.Owner, Text: "ask[ {owner}] to raise the limit"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to raise the limit"},
 		},
 		Hint: "policy size of the route or API",
 	})
@@ -58,7 +58,7 @@ var (
 		Seen:   "{size}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "shorten the query, or send it as the body of a POST"},
-			{By: reason.Owner, Text: "ask[ {owner}] to raise the limit"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to raise the limit"},
 		},
 		Hint: "policy size of the route or API",
 	})

@@ -8,7 +8,7 @@ import (
 	"github.com/whygate/whygate/reason"
 )
 
-// Subscription demands that the calling application has an active subscription to the API,
+// Subscribe demands that the calling application has an active subscription to the API,
 // for the version and stage that it calls. The plan of the subscription sets its rate limit and
 // quota. On a stage with an openPlan every application may call without a subscription.
 //
@@ -16,7 +16,7 @@ import (
 //
 //	policies:
 //	- subscription
-type Subscription struct{}
+type Subscribe struct{}
 
 var (
 	subscriptionMissing = reason.New(reason.Reason{
@@ -26,18 +26,17 @@ var (
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "none[; it is subscribed to {others}]",
 		Fixes: []reason.Fix{
-			{By: reason.Application, Text: "subscribe application \"{application}\" to API \"{api}\"[; {owner} approves it]"},
-			{By: reason.Application, Text: "subscribe the application to this API, or ask its owner"},
+			{By: reason.Application, Text: "subscribe[ application \"{application}\"] to {api|this API}[; {owner} approves it]"},
 		},
 		Hint: "a Subscription document with application \"{application}\" and api {api}",
 	})
 	subscriptionPending = reason.New(reason.Reason{
 		Code: "subscription.pending", Status: 403,
 		Title:  "The subscription has not been approved yet",
-		Says:   "the subscription of application \"{application}\" to API \"{api}\" was requested[ {requested}] and waits for approval by {owner}",
+		Says:   "the subscription of application \"{application}\" to API \"{api}\" was requested[ {requested}] and waits for approval by {owner|the owner of this API}",
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
-		Seen:   "requested[ {requested}], waiting for approval[ by {owner}]",
-		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner} to approve it"}},
+		Seen:   "requested[ {requested}], waiting for approval by {owner|the owner of this API}",
+		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to approve it"}},
 		Hint:   "set state: active in Subscription \"{subscription}\"",
 	})
 	subscriptionSuspended = reason.New(reason.Reason{
@@ -46,16 +45,16 @@ var (
 		Says:   "the subscription of application \"{application}\" to API \"{api}\" is suspended[: {note}]",
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "suspended[: {note}]",
-		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner} to resume it"}},
+		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to resume it"}},
 		Hint:   "state of Subscription \"{subscription}\"",
 	})
 	subscriptionRejected = reason.New(reason.Reason{
 		Code: "subscription.rejected", Status: 403,
 		Title:  "The subscription was rejected",
-		Says:   "{owner} rejected the subscription of application \"{application}\" to API \"{api}\"[: {note}]",
+		Says:   "{owner|the owner of this API} rejected the subscription of application \"{application}\" to API \"{api}\"[: {note}]",
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "rejected[: {note}]",
-		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner} what is missing, and request it again"}},
+		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} what is missing, and request it again"}},
 		Hint:   "state of Subscription \"{subscription}\"",
 	})
 	subscriptionExpired = reason.New(reason.Reason{
@@ -64,7 +63,7 @@ var (
 		Says:   "the subscription of application \"{application}\" to API \"{api}\" has expired[ {ago} ago, at {until}]",
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "expired[ at {until}]",
-		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner} to renew it"}},
+		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner|the owner of this API} to renew it"}},
 		Hint:   "state and until of Subscription \"{subscription}\"",
 	})
 	subscriptionEarly = reason.New(reason.Reason{
@@ -84,7 +83,7 @@ var (
 		Seen:   "a subscription that covers {covers}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "call {covers}"},
-			{By: reason.Application, Text: "ask {owner} to extend the subscription to {called}"},
+			{By: reason.Application, Text: "ask {owner|the owner of this API} to extend the subscription to {called}"},
 		},
 		Hint: "version and stages of Subscription \"{subscription}\"",
 	})
@@ -96,11 +95,11 @@ type subscriptionCheck struct {
 }
 
 // Compile demands that somebody identifies the application before.
-func (p *Subscription) Compile(env *Env) any {
+func (p *Subscribe) Compile(env *Env) any {
 	if !env.Kinds["key-auth"] {
 		env.Problem("", "add key-auth to the policies", "subscription needs a policy that identifies the application, and this route has none")
 	}
-	return &subscriptionCheck{consumers: env.Consumers, at: env.Route.Source}
+	return &subscriptionCheck{consumers: env.Consumers, at: env.Source("")}
 }
 
 // Check looks for a subscription that holds now, for this version and stage.
@@ -161,6 +160,7 @@ func (c *subscriptionCheck) closest(x *Exchange, subs []*consumer.Subscription, 
 			}
 			continue
 		}
+		x.Subscription, x.Plan = s, s.Plan // for the record, and to ask the limits behind
 		facts = append(facts, reason.Own("subscription", s.Name).At(s.Source))
 		if s.Note != "" {
 			facts = append(facts, reason.Own("note", s.Note))

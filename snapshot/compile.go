@@ -297,6 +297,7 @@ func (c *compiler) api(d *resource.Document[resource.API]) {
 		if st.Name != "" {
 			if seen["stage "+st.Name] {
 				c.problem(d.Problem(fmt.Sprintf("spec.stages[%d].name", si), fmt.Sprintf("stage %q stands here twice", st.Name), ""))
+				continue
 			}
 			seen["stage "+st.Name] = true
 			if st.Path == "" {
@@ -308,11 +309,13 @@ func (c *compiler) api(d *resource.Document[resource.API]) {
 		}
 		for vi := range versions {
 			v := &versions[vi]
-			if si == 0 && v.Name != "" {
-				if seen["version "+v.Name] {
+			if v.Name != "" {
+				if key := "version " + v.Name + " of " + st.Name; seen[key] {
 					c.problem(d.Problem(fmt.Sprintf("spec.versions[%d].name", vi), fmt.Sprintf("version %q stands here twice", v.Name), ""))
+					continue
+				} else {
+					seen[key] = true
 				}
-				seen["version "+v.Name] = true
 			}
 			m := &mounted{d: d, stage: st, stageField: fmt.Sprintf("spec.stages[%d]", si), version: v, versionField: fmt.Sprintf("spec.versions[%d]", vi), isDefault: vi == byDefault}
 			if len(spec.Stages) == 0 {
@@ -391,12 +394,12 @@ func cleanMount(p string) string { return strings.TrimRight(p, "/") }
 
 func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 	spec := &m.d.Spec
-	template := r.Path
+	template, broken := r.Path, false
 	if err := checkTemplate(template, true); err != "" {
 		if strings.HasPrefix(template, "/") {
 			c.problem(m.d.Problem(field+".path", err, `such as "/orders/{id}" or "/files/{rest...}"`))
 		}
-		template = "/" + field // go on, to find what else is wrong
+		template, broken = "/", true // go on, to find what else is wrong
 	}
 	route := &Route{
 		Route: policy.Route{
@@ -408,6 +411,7 @@ func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 		Timeout:    max(time.Duration(r.Timeout), 0),
 		Legacy:     c.Gateway.LegacyStatus,
 		Deprecated: m.version.State == "deprecated",
+		broken:     broken,
 		Hosts:      spec.Hosts,
 	}
 	if len(m.stage.Hosts) > 0 {
