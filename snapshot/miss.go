@@ -28,8 +28,8 @@ var (
 		Says:   "{path} serves {allowed}, not {method}",
 		Wanted: "{allowed}",
 		Seen:   "{method}",
-		Fixes:  []reason.Fix{{By: reason.Caller, Text: "use {allowed}[; a redirect that turned POST into GET is the usual cause: call {path} as it is]"}, {By: reason.Owner, Text: "add {method} to the methods of the route"}},
-		Hint:   "a client that followed a 301 or 302 repeats a POST as GET",
+		Fixes:  []reason.Fix{{By: reason.Caller, Text: "use {allowed}[; a redirect that turned {lost} into GET is the usual cause: then call {path} itself]"}, {By: reason.Owner, Text: "add {method} to the methods of the route"}},
+		Hint:   "methods of the route {route}[; a client that follows a 301 or 302 repeats a {lost} as GET]",
 	})
 	routeSlash = reason.New(reason.Reason{
 		Code: "route.slash", Status: 404,
@@ -166,7 +166,11 @@ func (s *Snapshot) Miss(x *policy.Exchange, usable func(*Route) bool) reason.Ver
 		slices.Sort(allowed)
 		allowed = slices.Compact(allowed)
 		x.Extra.Add("Allow", strings.Join(allowed, ", "))
-		return routeMethod.Refuse(append(facts, reason.Public("allowed", allowed))...)
+		facts = append(facts, reason.Public("allowed", allowed).At(q.others.Source), reason.Rule("route", q.others.Name))
+		if x.Method == "GET" && slices.Contains(allowed, "POST") {
+			facts = append(facts, reason.Public("lost", "POST"))
+		}
+		return routeMethod.Refuse(facts...)
 	}
 	if r := q.retired; r != nil && usable(r) {
 		return routeVersionRetired.Refuse(append(facts, s.versionFacts(r, r.Version)...)...)
@@ -309,7 +313,42 @@ func (s *Snapshot) nearest(x *policy.Exchange, usable func(*Route) bool) (best, 
 			hidden = &n
 		}
 	}
+	if r := s.closest(x.Host, p); r != nil {
+		n := near{reason: routeNone, route: r, path: r.Mount + r.Template}
+		if usable(r) {
+			return &n, hidden
+		}
+		if hidden == nil {
+			hidden = &n
+		}
+	}
 	return nil, hidden
+}
+
+// closest is the route at which a walk along the path gets furthest, if it gets anywhere.
+func (s *Snapshot) closest(host, path string) (best *Route) {
+	if !strings.HasPrefix(path, "/") {
+		return nil
+	}
+	for _, t := range []*tree{s.router.exact[host], s.router.any, s.router.all} {
+		if t == nil || best != nil {
+			continue
+		}
+		n := &t.root
+		for seg := range strings.SplitSeq(path[1:], "/") {
+			next := n.literal[seg]
+			if next == nil && n != &t.root {
+				next = n.param
+			}
+			if next == nil {
+				break
+			}
+			if n = next; len(n.here) > 0 && !n.here[0].retired {
+				best = n.here[0].route
+			}
+		}
+	}
+	return best
 }
 
 // maxMounts bounds how many mounts are tried for a near miss.

@@ -49,7 +49,11 @@ func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *
 	})
 	kinds := map[string]bool{}
 	for _, h := range held {
-		kinds[h.kind.Name] = true
+		if h.entry.Shadow {
+			kinds[h.kind.Name+policy.Watching] = true
+		} else {
+			kinds[h.kind.Name] = true
+		}
 	}
 	for _, h := range held {
 		c.compilePolicy(m, route, h, kinds)
@@ -87,6 +91,10 @@ func (c *compiler) inherit(held []inherited, l level) []inherited {
 			c.problem(l.at(at, fmt.Sprintf("there is no policy %q", e.Kind), hint))
 			continue
 		}
+		if e.Shadow && kind.Phase == policy.Rewrite {
+			c.problem(l.at(at, fmt.Sprintf("%s decides nothing, so there is nothing to watch", e.Kind), "take shadow out, or the policy"))
+			continue
+		}
 		h := inherited{entry: e, name: name, scope: l.scope, kind: kind, order: order}
 		if pos >= 0 {
 			held[pos] = h
@@ -120,7 +128,7 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	made, ok := c.compiled[key]
 	if !ok {
 		env := &policy.Env{Node: h.entry.Config, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
-			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Resolve: m.d.Resolve}
+			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Resolve: m.d.Resolve}
 		made = config.Compile(env)
 		c.compiled[key] = made
 	}

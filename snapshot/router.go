@@ -138,6 +138,7 @@ type search struct {
 	path    string
 	any     bool // method and version do not matter: for near misses
 	methods []string
+	others  *Route // serves the path with those methods
 	retired *Route // serves the path in a version that is out of service
 	version *Route // serves the path in other versions than the header asks for
 	found   []*Route
@@ -221,7 +222,7 @@ func (s *search) pick(list []entry) *Route {
 		}
 		if !e.serves(s.method) {
 			if !e.retired {
-				s.methods = append(s.methods, e.methods...)
+				s.methods, s.others = append(s.methods, e.methods...), e.route
 			}
 			continue
 		}

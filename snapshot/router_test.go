@@ -138,6 +138,44 @@ func TestRouterAgainstNaive(t *testing.T) {
 	})
 }
 
+// FuzzMatch is the same for arbitrary bytes: documents and paths that nobody would draw by hand.
+func FuzzMatch(f *testing.F) {
+	f.Add("/a/{id}\n/a/b\n/{rest...}\n/a//c", "/a/b")
+	f.Add("/\n/{x}/{y}/z\n/q/{r...}", "/q/1/z")
+	f.Fuzz(func(t *testing.T, templates, path string) {
+		if !strings.HasPrefix(path, "/") || len(path) > 200 {
+			return
+		}
+		var routes []testRoute
+		seen := map[string]bool{}
+		for i, line := range strings.Split(templates, "\n") {
+			if i == 40 || checkTemplate(line, true) != "" {
+				continue
+			}
+			var shape []string
+			for s := range strings.SplitSeq(line, "/") {
+				if isRest(s) {
+					s = "{...}"
+				} else if isParam(s) {
+					s = "{}"
+				}
+				shape = append(shape, s)
+			}
+			if key := strings.Join(shape, "/"); !seen[key] {
+				seen[key] = true
+				routes = append(routes, testRoute{name: fmt.Sprint("r", i), path: line})
+			}
+		}
+		got := ""
+		if r := build(routes).match("h", &search{method: "GET", path: path}); r != nil {
+			got = r.Name
+		}
+		if want := naive(routes, "h", "GET", path); got != want {
+			t.Fatalf("%q among %q: the tree says %q, comparing all says %q", path, templates, got, want)
+		}
+	})
+}
+
 // TestRouterDoesNotAllocate: a match is on the path of every call.
 func TestRouterDoesNotAllocate(t *testing.T) {
 	rt := manyRoutes(1000)
