@@ -77,6 +77,7 @@ const (
 const (
 	maxChunkLine = 512      // size and extensions; longer ones are an attack on memory
 	maxChunk     = 1 << 60  // of one chunk
+	maxExcess    = 16 << 10 // of framing that carries nothing
 	anyAmount    = 1 << 62  // for fill: as much as there is room
 	pieceRoom    = 16 << 10 // for a trailer section
 )
@@ -90,6 +91,8 @@ type body struct {
 	crlf    bool  // the CRLF after the chunk's data is due
 	done    bool
 	count   int64 // bytes of content so far
+	failed  error // what ended it early: where the next message begins is not known any more
+	excess  int64 // bytes of framing beyond what content of its size needs
 	lim     *Limits
 	Trailer Fields
 }
@@ -102,8 +105,8 @@ func (b *body) begin(f feed, how framing, length int64, lim *Limits) {
 // next returns the next piece of content, which holds until the following call,
 // and whether it was the last. A last piece may be empty.
 func (b *body) next() (piece []byte, last bool, err error) {
-	if b.done {
-		return nil, true, nil
+	if b.done || b.failed != nil {
+		return nil, b.done, b.failed
 	}
 	switch b.framing {
 	case byLength:
@@ -114,6 +117,7 @@ func (b *body) next() (piece []byte, last bool, err error) {
 		piece, err = b.nextUntilClose()
 	}
 	b.count += int64(len(piece))
+	b.failed = err
 	return piece, b.done, err
 }
 
@@ -187,10 +191,12 @@ func (b *body) peekEnd() {
 	}
 }
 
-// line returns the next line without its CRLF, reading as needed.
+// line returns the next line without its CRLF, reading as needed. What it accepts does not depend
+// on how the bytes happen to arrive.
 func (b *body) line(max int, rule Rule) ([]byte, error) {
 	for scanned := b.r; ; {
-		if i := bytes.IndexByte(b.buf[scanned:b.w], '\n'); i >= 0 {
+		have := min(b.w-b.r, max+2) // with CRLF
+		if i := bytes.IndexByte(b.buf[scanned:b.r+have], '\n'); i >= 0 {
 			i += scanned
 			if i == b.r || b.buf[i-1] != '\r' {
 				return nil, fault(BareLF, "lines that end in CRLF", "a line of the chunked body ends in LF alone")
@@ -199,16 +205,13 @@ func (b *body) line(max int, rule Rule) ([]byte, error) {
 			b.r = i + 1
 			return line, nil
 		}
-		have := b.w - b.r
-		if have > max {
+		if have == max+2 {
 			return nil, fault(rule, "a shorter line", "a line of more than %d bytes in the chunked body", max)
 		}
 		if len(b.buf)-b.base < max+2 {
 			b.enlarge()
 		}
-		if err := b.fill(anyAmount); err == errFull {
-			return nil, fault(rule, "a shorter line", "a line of more than %d bytes in the chunked body", have)
-		} else if err != nil {
+		if err := b.fill(anyAmount); err != nil {
 			return nil, cutShort(err)
 		}
 		scanned = b.r + have
@@ -233,27 +236,27 @@ func (b *body) chunkLine() error {
 	n := 0
 	var size int64
 	for ; n < len(line) && is(line[n], hexByte); n++ {
-		if size = size<<4 | int64(unhex[line[n]]); size > maxChunk {
+		if size > maxChunk>>4 { // before the shift: what overflows could pass for 0, the end of the body
 			return fault(BadChunkSize, "a smaller chunk", "the chunk size %s", excerpt(string(line), 40))
 		}
+		size = size<<4 | int64(unhex[line[n]])
 	}
 	if n == 0 || n > 16 {
 		return fault(BadChunkSize, "a hexadecimal number of at most 16 digits", "the chunk size %s", excerpt(string(line), 40))
 	}
 	ext := line[n:]
-	for len(ext) > 0 && (ext[0] == ' ' || ext[0] == '\t') { // BWS, RFC 9112 §7.1.1
-		ext = ext[1:]
-	}
-	if len(ext) > 0 && ext[0] != ';' {
+	if len(ext) > 0 && ext[0] != ';' { // nor white space, which RFC 9112 §7.1.1 calls bad
 		return fault(BadChunkSize, "a hexadecimal number", "the chunk size %s", excerpt(string(line), 40))
-	}
-	if len(ext) == 0 && n < len(line) {
-		return fault(BadChunkSize, "a hexadecimal number without white space", "the chunk size %s", excerpt(string(line), 40))
 	}
 	for _, c := range ext {
 		if !is(c, valueByte) {
 			return fault(BadChunkExtension, "text without control bytes", "byte 0x%02X in a chunk extension", c)
 		}
+	}
+	// Tiny chunks are fine for as long as they last, with long extensions they are an attack.
+	b.excess = max(0, b.excess+int64(len(line))-14-2*size)
+	if b.excess > maxExcess {
+		return fault(BadChunkExtension, "more content than framing", "%d bytes of chunk extensions and little content", b.excess)
 	}
 	if size > 0 {
 		b.left, b.inChunk = size, true
@@ -302,6 +305,20 @@ func (b *body) trailer() error {
 			b.Trailer = append(b.Trailer, Field{Name: name, Value: value, ID: id})
 		}
 	}
+}
+
+// ready says that next will not have to wait for more than the end of a trailer. Between two
+// chunks that takes more than a byte in the buffer: their line ends come with the chunk before.
+func (b *body) ready() bool {
+	if b.done || b.failed != nil || b.framing != byChunks || b.inChunk {
+		return b.done || b.failed != nil || b.r < b.w
+	}
+	rest := b.buf[b.r:b.w]
+	if b.crlf {
+		rest = rest[min(2, len(rest)):]
+	}
+	i := bytes.IndexByte(rest, '\n')
+	return i >= 0 && (i+1 < len(rest) || !is(rest[0], hexByte))
 }
 
 // cutShort turns the end of a connection into the error that it is within a body.

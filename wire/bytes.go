@@ -1,6 +1,9 @@
 package wire
 
-import "unsafe"
+import (
+	"encoding/binary"
+	"unsafe"
+)
 
 // Classes of bytes, one table for all grammars here.
 const (
@@ -10,7 +13,8 @@ const (
 	queryByte              // may stand in a query as it is
 	hexByte                // 0-9 a-f A-F
 	unreserved             // RFC 3986 §2.3
-	hostByte               // may stand in reg-name, IPv6 literals and ports as clients write them
+	underscore             // "_", which some servers take for "-"
+	hostByte               // may stand in a host name; of reg-name (RFC 3986 §3.2.2) what DNS and containers use
 )
 
 var (
@@ -27,11 +31,12 @@ func init() {
 	}
 	const digits, letters = "0123456789", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 	mark(tokenByte, digits+letters+"!#$%&'*+-.^_`|~")
+	mark(underscore, "_")
 	mark(hexByte, digits+"abcdefABCDEF")
 	mark(unreserved, digits+letters+"-._~")
 	mark(plainByte, digits+letters+"-_~!$&'()*+,;=:@") // no "." "/" "%": these need a look
 	mark(queryByte, digits+letters+"-._~!$&'()*+,;=:@/?%[]{}|^`\\\"<>")
-	mark(hostByte, digits+letters+"-._~!$&'()*+,;=:[]%")
+	mark(hostByte, digits+letters+"-._")
 	for i := range 256 {
 		c := uint8(i)
 		if c >= ' ' && c != 0x7f || c == '\t' {
@@ -62,6 +67,21 @@ func all(s string, set uint8) bool {
 		}
 	}
 	return true
+}
+
+// isValue says whether a string may stand in a field's value. It looks at eight bytes at a time, and at
+// each byte only where one of them is a control byte: a tab is fine.
+func isValue(s string) bool {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		x := binary.LittleEndian.Uint64(unsafe.Slice(unsafe.StringData(s[i:]), 8))
+		del := x ^ 0x7f*ones
+		if ((x-' '*ones)&^x|(del-ones)&^del)&high != 0 && !all(s[i:i+8], valueByte) {
+			return false
+		}
+	}
+	return all(s[i:], valueByte)
 }
 
 // View makes a string of bytes without copying. Whoever calls it answers for the

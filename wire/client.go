@@ -25,7 +25,7 @@ type Conn struct {
 	Calls int
 
 	nc   net.Conn
-	raw  syscall.RawConn
+	sock asker
 	lim  *Limits
 	in   []byte
 	r, w int
@@ -37,6 +37,7 @@ type Conn struct {
 	timeout     time.Duration // of the next read of content
 	sendTimeout time.Duration // of the next write
 	interrupted atomic.Bool
+	answered    atomic.Bool // the head of the final answer has been read
 	received    bool
 	chunked     bool // the request's content is sent in chunks
 	surplus     bool // bytes came behind the answer
@@ -47,6 +48,9 @@ type Conn struct {
 var (
 	ErrTimeout     = errors.New("no answer in time")
 	ErrInterrupted = errors.New("the client left")
+	// ErrNotQuiet comes before anything was sent: the connection was closed, or had something to say
+	// that nobody asked for and that would have been taken for the answer to this call.
+	ErrNotQuiet = errors.New("the connection was not quiet between two calls")
 )
 
 // NewConn wraps an open connection to an upstream.
@@ -57,7 +61,9 @@ func NewConn(nc net.Conn, w *Watch, lim *Limits) *Conn {
 		sock = t.NetConn()
 	}
 	if sc, ok := sock.(syscall.Conn); ok {
-		c.raw, _ = sc.SyscallConn()
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.sock.bind(raw)
+		}
 	}
 	w.add(&c.watched, c)
 	return c
@@ -75,6 +81,7 @@ func (c *Conn) Addr() net.Addr { return c.nc.RemoteAddr() }
 // Begin readies the connection for a call.
 func (c *Conn) Begin() {
 	c.received, c.chunked = false, false
+	c.answered.Store(false)
 	c.Calls++
 }
 
@@ -149,6 +156,9 @@ func (o *Outgoing) append(b []byte) []byte {
 // Send writes the head of a request, and content with it when that is at hand. timeout
 // bounds each wait for the upstream to take something.
 func (c *Conn) Send(o *Outgoing, content []byte, timeout time.Duration) error {
+	if c.Calls > 1 && !c.sock.quiet() {
+		return c.failed(ErrNotQuiet)
+	}
 	c.sendTimeout = timeout
 	c.chunked = o.Length < 0
 	if c.out == nil {
@@ -235,8 +245,12 @@ func (c *Conn) failed(err error) error {
 }
 
 // Await bounds the wait for the head of the answer from here on. The goroutine that sends
-// long content calls it at the end, while another one is in ReadHead already.
-func (c *Conn) Await(timeout time.Duration) { c.reads.arm(c.watch, timeout) }
+// long content calls it at the end, while another one is in ReadHead already, or past it.
+func (c *Conn) Await(timeout time.Duration) {
+	if !c.answered.Load() {
+		c.reads.arm(c.watch, timeout)
+	}
+}
 
 // ReadHead reads the next head of an answer into Response. The deadline is for the whole
 // head; with 0 it is the one that Await sets. A Fault is an answer that is no HTTP.
@@ -251,16 +265,22 @@ func (c *Conn) ReadHead(method string, timeout time.Duration) error {
 	for scanned := 0; ; {
 		if c.r < c.w {
 			n, f := headEnd(c.in[c.r:c.w], &scanned)
-			if f == nil && n > 0 {
+			if f == nil && n > 0 && n <= c.lim.HeaderBytes {
 				f = c.Response.parse(c.in[c.r:c.r+n], method, c.lim)
 			}
 			if f != nil {
 				c.broken.Store(true)
 				return f
 			}
-			if n > 0 {
+			if n > 0 && n <= c.lim.HeaderBytes {
 				c.r += n
 				c.beginBody()
+				final := c.Response.Status >= 200 || c.Response.Status == 101
+				c.answered.Store(final)
+				// While the answer waits for a slow client, the upstream is not late.
+				if (timeout > 0 || final) && !c.reads.disarm() {
+					return c.failed(ErrTimeout)
+				}
 				return nil
 			}
 			if c.w-c.r >= c.lim.HeaderBytes {
@@ -320,6 +340,9 @@ func (c *Conn) read(p []byte) (int, error) {
 	}
 	n, err := c.nc.Read(p)
 	if n > 0 {
+		if !c.reads.disarm() { // not to fire while a slow client is written to
+			return 0, c.failed(ErrTimeout)
+		}
 		return n, nil
 	}
 	if err == io.EOF {
@@ -342,14 +365,17 @@ func (c *Conn) Next() (piece []byte, last bool, err error) {
 }
 
 // Buffered says that Next will not have to wait.
-func (c *Conn) Buffered() bool { return c.body.done || c.body.r < c.body.w }
+func (c *Conn) Buffered() bool { return c.body.ready() }
 
 // Trailer are the fields after the content, once that was read to its end.
 func (c *Conn) Trailer() Fields { return c.body.Trailer }
 
 // Reusable says that the call has left the connection ready for another one.
 func (c *Conn) Reusable() bool {
-	if c.broken.Load() || !c.body.done || !c.Response.keepAlive || c.Response.Status < 200 || !c.reads.disarm() || c.interrupted.Load() {
+	if c.broken.Load() || !c.body.done || !c.Response.keepAlive || c.Response.Status < 200 || c.interrupted.Load() {
+		return false
+	}
+	if !c.reads.disarm() || c.writes.expired() { // the Watch may be about to spoil its deadlines
 		return false
 	}
 	return !c.surplus && c.body.r == c.body.w // nothing may follow: nobody asked for it
@@ -367,12 +393,14 @@ func (c *Conn) Release() {
 		c.out = nil
 	}
 	c.r, c.w = 0, 0
+	clear(c.Response.Fields) // they point into the buffer
+	c.Response = Response{Fields: c.Response.Fields[:0]}
 	c.Idle = time.Now()
 }
 
 // Quiet says that an idle connection is still open and has nothing to say, which it
 // must not have. It costs a system call.
-func (c *Conn) Quiet() bool { return quiet(c.raw) }
+func (c *Conn) Quiet() bool { return c.sock.quiet() }
 
 // Close ends the connection.
 func (c *Conn) Close() {

@@ -40,8 +40,10 @@ type conn struct {
 	muted      bool // the answer has no content (HEAD, 304)
 	closing    bool // this is the connection's last call
 	hijacked   bool
-	broken     bool        // writing failed, or the head was cut short; nothing more can be done
-	unread     atomic.Bool // the body cannot be read to its end
+	std        *stdServer   // that the connection was handed over to
+	broken     bool         // writing failed, or the head was cut short; nothing more can be done
+	unread     atomic.Bool  // the body cannot be read to its end
+	rest       atomic.Int64 // of the body: bytes not read yet, unknownRest, or 0; another goroutine may be reading it
 	sent100    bool
 	state      atomic.Int32         // shared: connIdle or connBusy
 	left       atomic.Bool          // shared: the client has gone
@@ -55,6 +57,8 @@ type conn struct {
 	readN    int                   // its results
 	readErr  error
 }
+
+const unknownRest = -1 // of a chunked body
 
 // bond is the interrupter of a call in a cell, for an atomic pointer.
 type bond struct{ i Interrupter }
@@ -73,6 +77,12 @@ func (c *conn) serve() {
 		if c.r == c.w && !c.awaitRequest(first) {
 			return
 		}
+		// Old clients send an empty line after a body (RFC 9112 §2.2). One is passed over.
+		if bytes.HasPrefix(c.in[c.r:c.w], crlf) {
+			if c.r += 2; c.r == c.w && !c.awaitRequest(first) {
+				return
+			}
+		}
 		if !c.serveCall() {
 			return
 		}
@@ -87,12 +97,14 @@ func (c *conn) awaitRequest(first bool) bool {
 		idle = c.cfg.HeaderTimeout // who connects wants something
 	}
 	c.state.Store(connIdle)
-	if c.srv.draining.Load() {
-		idle = min(idle, c.srv.linger)
-	}
 	if !c.reads.arm(c.watch, idle) {
 		return false
 	}
+	// Asked after arming: either Drain sees this deadline and shortens it, or it began before.
+	if c.srv.draining.Load() && !c.reads.arm(c.watch, min(idle, c.srv.linger)) {
+		return false
+	}
+	c.call.Request.forget()
 	c.freeInput()
 	var err error
 	if !c.secure && c.raw != nil {
@@ -221,8 +233,9 @@ func (c *conn) headTooLarge() *Fault {
 	return tooLarge(HeadersTooLarge, 431, int64(c.cfg.HeaderBytes), int64(len(head)), "smaller header fields", "a request head of more than %d bytes; the largest field is %s with %d bytes", c.cfg.HeaderBytes, excerpt(name, 60), size)
 }
 
+// largestField looks behind the first line.
 func largestField(head []byte) (name string, size int) {
-	rest := head
+	rest := head[bytes.IndexByte(head, '\n')+1:]
 	for {
 		i := bytes.IndexByte(rest, '\n')
 		line := rest
@@ -260,6 +273,7 @@ func (c *conn) growInput() {
 // serveCall reads one request, has it answered and cleans up. It reports whether the
 // connection can go on.
 func (c *conn) serveCall() bool {
+	c.cfg = c.srv.config.Load()
 	call := &c.call
 	call.Start = time.Now()
 	call.BytesOut, call.Begun = 0, false
@@ -301,9 +315,15 @@ func (c *conn) beginBody(length int64) {
 		how, length = byChunks, 0
 	}
 	f := feed{src: c, buf: c.in, base: c.r, r: c.r, w: c.w}
+	c.rest.Store(unknownRest)
 	if how == byLength {
-		// Bytes beyond this body belong to the next request.
+		c.rest.Store(length)
+		// Bytes beyond this body belong to the next request. The body must leave nothing else
+		// behind: it reads on into the same buffer, over bytes of its own that were used up.
 		f.w = c.r + int(min(int64(c.w-c.r), length))
+		if c.r = f.w; c.r == c.w {
+			c.r, c.w = 0, 0
+		}
 	}
 	c.body.begin(f, how, length, &c.cfg.Limits)
 }
@@ -330,12 +350,16 @@ func (c *conn) finish() bool {
 	}
 	c.takeRest()
 	if Poison {
-		for i := range c.in[:c.r] {
-			c.in[i] = 0xDB
+		used := c.in[:c.r]
+		if c.r == c.w {
+			used = c.in
+		}
+		for i := range used {
+			used[i] = 0xDB
 		}
 	}
 	if c.closing {
-		if c.r < c.w || c.call.Request.KeepAlive { // the client may be sending on
+		if c.r < c.w || c.call.Request.KeepAlive || !quiet(c.raw) { // the client may be sending on
 			c.lingerClose()
 		}
 		return false
@@ -347,17 +371,13 @@ func (c *conn) finish() bool {
 func (c *conn) takeRest() {
 	b := &c.body
 	switch {
+	case b.framing == byLength: // settled by beginBody
 	case b.own: // the body had a buffer of its own; what is left in it is the next request
 		if b.r < b.w {
 			give(c.in)
 			c.in, c.r, c.w = b.buf, b.r, b.w
 			b.own = false
 		} else {
-			c.r, c.w = 0, 0
-		}
-	case b.framing == byLength:
-		c.r = max(c.r, b.r)
-		if b.w > c.w { // the end of the body was read behind the head
 			c.r, c.w = 0, 0
 		}
 	default:
@@ -367,13 +387,14 @@ func (c *conn) takeRest() {
 }
 
 const (
-	maxDrain  = 64 << 10        // of an unwanted body, to keep a connection
-	lingerFor = 2 * time.Second // and for how long to read on before closing one
+	maxDrain   = 64 << 10         // of an unwanted body, to keep a connection
+	lingerIdle = 2 * time.Second  // how long to wait for more before closing one
+	lingerFor  = 30 * time.Second // and how long altogether, for clients that read nothing before all is sent
 )
 
 // drainBody reads a small rest of a body that nobody wanted.
 func (c *conn) drainBody() bool {
-	if c.closing || c.unread.Load() || c.call.Request.Expect100 && !c.sent100 || c.body.framing == byLength && c.body.left > maxDrain {
+	if c.closing || !c.willDrain() {
 		return false
 	}
 	for n := 0; n <= maxDrain; {
@@ -398,12 +419,21 @@ func (c *conn) lingerClose() {
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	c.sock.SetReadDeadline(time.Now().Add(lingerFor)) // stop may have set one
-	b := take(largeBuffer)
-	defer give(b)
-	for {
-		if _, err := c.sock.Read(b); err != nil {
+	b := take(smallBuffer)
+	defer func() { give(b) }()
+	for end := time.Now().Add(lingerFor); ; {
+		next := time.Now().Add(lingerIdle)
+		if next.After(end) {
+			next = end
+		}
+		c.sock.SetReadDeadline(next) // stop may have set one
+		n, err := c.sock.Read(b)
+		if err != nil {
 			return
+		}
+		if n == smallBuffer { // a long body is on its way
+			give(b)
+			b = take(largeBuffer)
 		}
 	}
 }
@@ -448,7 +478,18 @@ func (c *conn) probe(now int64) {
 
 // --- engine ---
 
-func (c *conn) next() ([]byte, bool, error) { return c.body.next() }
+func (c *conn) next() ([]byte, bool, error) {
+	piece, last, err := c.body.next()
+	switch {
+	case err != nil:
+		c.unread.Store(true)
+	case last:
+		c.rest.Store(0)
+	case c.body.framing == byLength:
+		c.rest.Store(c.body.left)
+	}
+	return piece, last, err
+}
 
 func (c *conn) goOn() error {
 	if !c.call.Request.Expect100 || c.sent100 || c.body.done {
@@ -489,7 +530,7 @@ func (c *conn) respond(h *Head) error {
 		c.out = take(smallBuffer)[:0]
 	}
 	req := &c.call.Request
-	c.closing = c.closing || h.Close || !c.body.done && !c.willDrain()
+	c.closing = c.closing || h.Close || c.srv.draining.Load() || c.rest.Load() != 0 && !c.willDrain()
 	b := appendStatus(c.out, h.Status, h.Phrase)
 	b = appendFields(b, h.Fields)
 	c.chunked = false
@@ -519,9 +560,10 @@ func (c *conn) respond(h *Head) error {
 	return nil
 }
 
-// willDrain says whether finish will read the rest of the body to keep the connection.
+// willDrain says whether finish will read the rest of the body to keep the connection. It may be
+// asked while another goroutine is reading.
 func (c *conn) willDrain() bool {
-	return !c.unread.Load() && !(c.call.Request.Expect100 && !c.sent100) && (c.body.framing != byLength || c.body.left <= maxDrain)
+	return !c.unread.Load() && !(c.call.Request.Expect100 && !c.sent100) && c.rest.Load() <= maxDrain
 }
 
 func (c *conn) write(p []byte) error {
@@ -707,6 +749,13 @@ func (c *conn) handToHTTP2() bool {
 type prefixConn struct {
 	net.Conn
 	pre []byte
+}
+
+func (p *prefixConn) CloseWrite() error {
+	if half, ok := p.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
 }
 
 func (p *prefixConn) Read(b []byte) (int, error) {

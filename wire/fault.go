@@ -89,3 +89,10 @@ func excerpt(s string, n int) string {
 	}
 	return fmt.Sprintf("%q", s)
 }
+
+// Rules lists all rules, for the reference.
+func Rules() []Rule {
+	return []Rule{
+		BadRequestLine, BadMethod, BadVersion, BadTarget, BadTargetByte, BadEscape, NulInPath, EscapesRoot, HiddenDots, AbsoluteConflict, BadHost, MissingHost, RepeatedHost, BareLF, BareCR, ObsFold, SpaceBeforeColon, BadFieldName, UnderscoreInName, MissingColon, BadFieldValue, BadLength, RepeatedLength, LengthAndCoding, UnknownCoding, CodingIn10, BadChunkSize, BadChunkExtension, BadChunkEnd, BadTrailer, ForbiddenTrailer, TrailersTooLarge, HeadersTooLarge, TooManyHeaders, TargetTooLong, UnknownExpectation, UnsupportedVersion, UpgradeWithBody, ConnectMethod, HeaderTimeout, BodyTimeout, BodyCutShort, BadProxyHeader, EngineRefused, PlainOnTLS, TooManyConns, TooManyFromAddr,
+	}
+}

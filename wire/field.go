@@ -140,7 +140,7 @@ func FieldIDOf(name string) FieldID {
 		return OtherField
 	}
 	id := fieldTable[fieldSlot(name)]
-	if id != OtherField && equalFold(fieldNames[id], name) {
+	if id != OtherField && (fieldNames[id] == name || equalFold(fieldNames[id], name)) {
 		return id
 	}
 	return OtherField

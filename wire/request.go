@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"net/netip"
 	"strings"
 )
 
@@ -40,6 +41,12 @@ type Request struct {
 
 func (r *Request) reset() {
 	*r = Request{Fields: r.Fields[:0]}
+}
+
+// forget lets go of the buffer that the strings point into, so that an idle connection does not hold it.
+func (r *Request) forget() {
+	clear(r.Fields)
+	r.reset()
 }
 
 // Preface is the beginning of an HTTP/2 connection (RFC 9113 §3.4).
@@ -94,7 +101,7 @@ func (r *Request) requestLine(line string, lim *Limits) *Fault {
 	}
 	r.Method, r.Target = line[:sp], line[sp+1:end]
 	if !all(r.Method, tokenByte) {
-		return fault(BadMethod, "a method of letters", "the method %s", excerpt(r.Method, 40))
+		return badMethod(r.Method)
 	}
 	switch v := line[end+1:]; v {
 	case "HTTP/1.1":
@@ -102,12 +109,16 @@ func (r *Request) requestLine(line string, lim *Limits) *Fault {
 	case "HTTP/1.0":
 		r.Proto = 10
 	default:
-		f := fault(BadVersion, "HTTP/1.1 or HTTP/1.0", "the version %s", excerpt(v, 20))
-		if len(v) == 8 && v[:5] == "HTTP/" && v[6] == '.' && '0' <= v[5] && v[5] <= '9' && '0' <= v[7] && v[7] <= '9' {
-			f.Rule = UnsupportedVersion
-			f.Status = 505
+		if r.Method == "PROXY" {
+			return fault(BadProxyHeader, "no PROXY header", "a PROXY protocol header where none is expected: from a peer that is not trusted, or on a listener without it")
 		}
-		return f
+		if len(v) == 8 && v[:5] == "HTTP/" && v[6] == '.' && digits(v[5:6]) && digits(v[7:8]) {
+			return unsupported(v)
+		}
+		return fault(BadVersion, "HTTP/1.1 or HTTP/1.0", "the version %s", excerpt(v, 20))
+	}
+	if r.Method == "CONNECT" { // its target is of a form of its own
+		return connectFault(r.Target)
 	}
 	if max := lim.URIBytes; len(r.Target) > max {
 		return tooLarge(TargetTooLong, 414, int64(max), int64(len(r.Target)), "a shorter request target", "a request target of %d bytes, %d are allowed", len(r.Target), max)
@@ -118,6 +129,14 @@ func (r *Request) requestLine(line string, lim *Limits) *Fault {
 		}
 	}
 	return nil
+}
+
+func badMethod(method string) *Fault {
+	return fault(BadMethod, "a method of letters", "the method %s", excerpt(method, 40))
+}
+
+func unsupported(version string) *Fault {
+	return fault(UnsupportedVersion, "HTTP/1.1 or HTTP/1.0", "the version %s", excerpt(version, 20)).status(505)
 }
 
 // parseFields reads header lines up to the empty line that ends b.
@@ -159,36 +178,50 @@ func splitField(line string, lim *Limits) (name, value string, f *Fault) {
 		return "", "", fault(MissingColon, "Name: value", "a header line without a colon: %s", excerpt(line, 60))
 	}
 	name = line[:colon]
-	underscore := false
+	every, some := uint8(tokenByte), uint8(0)
 	for i := 0; i < len(name); i++ {
-		if !is(name[i], tokenByte) {
-			if rest := trim(name[i:]); rest == "" {
-				return "", "", fault(SpaceBeforeColon, "the colon right after the name", "white space between %s and its colon", excerpt(name[:i], 60))
-			}
-			return "", "", fault(BadFieldName, "a name of letters, digits and -", "byte 0x%02X in the header name %s", name[i], excerpt(name, 60))
-		}
-		underscore = underscore || name[i] == '_'
+		every &= class[name[i]]
+		some |= class[name[i]]
 	}
-	if name == "" {
-		return "", "", fault(BadFieldName, "Name: value", "a header line without a name: %s", excerpt(line, 60))
+	if every == 0 || name == "" {
+		return "", "", badName(line, name)
 	}
 	value = trim(line[colon+1:])
-	for i := 0; i < len(value); i++ {
-		if c := value[i]; !is(c, valueByte) {
-			rule := BadFieldValue
-			if c == '\r' {
-				rule = BareCR
-			}
-			return "", "", fault(rule, "text without control bytes", "byte 0x%02X at position %d of the value of %s", c, i, excerpt(name, 60))
-		}
+	if !isValue(value) {
+		return "", "", badValue(name, value)
 	}
-	if underscore && lim.Underscores != UnderscoreAllow {
+	if some&underscore != 0 && lim.Underscores != UnderscoreAllow {
 		if lim.Underscores == UnderscoreDrop {
 			return "", "", nil
 		}
 		return "", "", fault(UnderscoreInName, "a header name without _", "the header name %s", excerpt(name, 60))
 	}
 	return name, value, nil
+}
+
+func badName(line, name string) *Fault {
+	for i := 0; i < len(name); i++ {
+		if is(name[i], tokenByte) {
+			continue
+		}
+		if trim(name[i:]) == "" {
+			return fault(SpaceBeforeColon, "the colon right after the name", "white space between %s and its colon", excerpt(name[:i], 60))
+		}
+		return fault(BadFieldName, "a name of letters, digits and -", "byte 0x%02X in the header name %s", name[i], excerpt(name, 60))
+	}
+	return fault(BadFieldName, "Name: value", "a header line without a name: %s", excerpt(line, 60))
+}
+
+func badValue(name, value string) *Fault {
+	i := 0
+	for is(value[i], valueByte) {
+		i++
+	}
+	rule := BadFieldValue
+	if value[i] == '\r' {
+		rule = BareCR
+	}
+	return fault(rule, "text without control bytes", "byte 0x%02X at position %d of the value of %s", value[i], i, excerpt(name, 60))
 }
 
 // examine draws the conclusions from the fields: host, framing, connection.
@@ -198,7 +231,6 @@ func (r *Request) examine(arena *[]byte) *Fault {
 		hosts        int
 		length       int64 = -1
 		coding       bool
-		connection   bool
 		close, alive bool
 		upgradeToken bool
 		upgrade      string
@@ -216,7 +248,7 @@ func (r *Request) examine(arena *[]byte) *Fault {
 			}
 			n, ok := parseLength(f.Value)
 			if !ok {
-				return fault(BadLength, "a decimal number", "Content-Length: %s", excerpt(f.Value, 40))
+				return badLength(f.Value)
 			}
 			length = n
 		case TransferEncoding:
@@ -225,10 +257,13 @@ func (r *Request) examine(arena *[]byte) *Fault {
 			}
 			coding = true
 		case Connection:
-			connection = true
 			close = close || HasToken(f.Value, "close")
 			alive = alive || HasToken(f.Value, "keep-alive")
 			upgradeToken = upgradeToken || HasToken(f.Value, "upgrade")
+		case TrailerField:
+			if f := announced(f.Value); f != nil {
+				return f
+			}
 		case Upgrade:
 			upgrade = f.Value
 		case Expect:
@@ -238,7 +273,6 @@ func (r *Request) examine(arena *[]byte) *Fault {
 			r.Expect100 = r.Proto >= 11
 		}
 	}
-	_ = connection
 	if coding {
 		if length >= 0 {
 			return fault(LengthAndCoding, "either Content-Length or Transfer-Encoding", "both Content-Length: %d and Transfer-Encoding: chunked", length)
@@ -251,16 +285,49 @@ func (r *Request) examine(arena *[]byte) *Fault {
 		r.Length = max(length, 0)
 	}
 	r.KeepAlive = !close && (r.Proto >= 11 || alive)
-	if upgradeToken && upgrade != "" && r.Proto >= 11 {
+	if upgradeToken && r.Proto >= 11 && isTunnel(upgrade) {
 		if r.Length != 0 {
 			return fault(UpgradeWithBody, "an upgrade without a body", "Upgrade: %s with a body", excerpt(upgrade, 40))
 		}
 		r.Upgrade = upgrade
 	}
-	if r.Method == "CONNECT" {
-		return fault(ConnectMethod, "a method other than CONNECT", "CONNECT %s", excerpt(r.Target, 80)).status(501)
-	}
 	return r.setHost(host, hosts, arena)
+}
+
+// announced looks at a Trailer field: fields that frame a message cannot come behind it.
+func announced(trailer string) *Fault {
+	for list := trailer; list != ""; {
+		var name string
+		name, list, _ = strings.Cut(list, ",")
+		switch name = trim(name); FieldIDOf(name) {
+		case ContentLength, TransferEncoding, TrailerField:
+			return fault(ForbiddenTrailer, "that field before the body", "Trailer announces %s", name)
+		}
+	}
+	return nil
+}
+
+// isTunnel says that an Upgrade field asks for a tunnel. Another version of HTTP is none: it would
+// carry requests past every check ("h2c smuggling"). Such an upgrade is passed over, as RFC 9110
+// §7.8 allows.
+func isTunnel(upgrade string) bool {
+	for list := upgrade; list != ""; {
+		var p string
+		p, list, _ = strings.Cut(list, ",")
+		p, _, _ = strings.Cut(trim(p), "/")
+		if equalFold(p, "h2c") || equalFold(p, "h2") || equalFold(p, "http") || equalFold(p, "tls") {
+			return false
+		}
+	}
+	return upgrade != ""
+}
+
+func badLength(value string) *Fault {
+	return fault(BadLength, "a decimal number", "Content-Length: %s", excerpt(value, 40))
+}
+
+func connectFault(target string) *Fault {
+	return fault(ConnectMethod, "a method other than CONNECT", "CONNECT %s", excerpt(target, 80)).status(501)
 }
 
 // setHost settles which host the call is for (RFC 9112 §3.2).
@@ -290,11 +357,11 @@ func (r *Request) splitAuthority(arena *[]byte) *Fault {
 		}
 		return nil
 	}
-	h := a
-	if a[0] == '[' {
+	h, literal := a, a[0] == '['
+	if literal {
 		end := strings.IndexByte(a, ']')
-		if end < 0 {
-			return fault(BadHost, "[address] or name, then :port", "Host: %s", excerpt(a, 80))
+		if end < 0 || !isIPv6(a[1:end]) {
+			return fault(BadHost, "[IPv6 address] or name, then :port", "Host: %s", excerpt(a, 80))
 		}
 		h = a[:end+1]
 	} else if i := strings.IndexByte(a, ':'); i >= 0 {
@@ -302,20 +369,28 @@ func (r *Request) splitAuthority(arena *[]byte) *Fault {
 	}
 	if rest := a[len(h):]; rest != "" {
 		r.Port = rest[1:]
-		if rest[0] != ':' || len(r.Port) > 5 || !digits(r.Port) {
-			return fault(BadHost, "[address] or name, then :port", "Host: %s", excerpt(a, 80))
+		n, ok := parseLength(r.Port)
+		if rest[0] != ':' || len(r.Port) > 5 || r.Port != "" && !ok || n > 65535 {
+			return fault(BadHost, "[IPv6 address] or name, then :port", "Host: %s", excerpt(a, 80))
 		}
 	}
 	if h == "" || len(h) > 255 {
 		return fault(BadHost, "a host name of 1 to 255 bytes", "Host: %s", excerpt(a, 80))
 	}
-	upper := false
+	upper, label := false, 0
 	for i := 0; i < len(h); i++ {
 		c := h[i]
-		if !is(c, hostByte) || (c == ':' || c == '[' || c == ']') && h[0] != '[' || c == '%' && h[0] != '[' {
+		upper = upper || lower[c] != c
+		if label++; literal || c != '.' && is(c, hostByte) {
+			continue
+		}
+		if c != '.' {
 			return fault(BadHost, "letters, digits, - and .", "byte 0x%02X in Host: %s", c, excerpt(a, 80))
 		}
-		upper = upper || lower[c] != c
+		if label == 1 {
+			return fault(BadHost, "a name without empty parts", "Host: %s", excerpt(a, 80))
+		}
+		label = 0
 	}
 	if upper {
 		b := (*arena)[:0]
@@ -325,11 +400,17 @@ func (r *Request) splitAuthority(arena *[]byte) *Fault {
 		h = view(b)
 		*arena = b[len(b):]
 	}
-	if len(h) > 1 && h[len(h)-1] == '.' { // a fully qualified name is the same name
+	if h[len(h)-1] == '.' { // a fully qualified name is the same name
 		h = h[:len(h)-1]
 	}
 	r.Host = h
 	return nil
+}
+
+// isIPv6 says that s is an address without a zone, which means nothing to another machine.
+func isIPv6(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Is6() && a.Zone() == ""
 }
 
 func digits(s string) bool {

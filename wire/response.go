@@ -59,7 +59,7 @@ func (r *Response) examine(method string) *Fault {
 		case ContentLength:
 			n, ok := parseLength(f.Value)
 			if !ok {
-				return fault(BadLength, "a decimal number", "Content-Length: %s", excerpt(f.Value, 40))
+				return badLength(f.Value)
 			}
 			if length >= 0 {
 				return fault(RepeatedLength, "one Content-Length", "a second Content-Length: %s", excerpt(f.Value, 40))
@@ -74,8 +74,14 @@ func (r *Response) examine(method string) *Fault {
 			close = close || HasToken(f.Value, "close")
 			alive = alive || HasToken(f.Value, "keep-alive")
 			upgrade = upgrade || HasToken(f.Value, "upgrade")
+		case TrailerField:
+			if f := announced(f.Value); f != nil {
+				return f
+			}
 		case Upgrade:
-			r.Upgrade = f.Value
+			if isTunnel(f.Value) {
+				r.Upgrade = f.Value
+			}
 		}
 	}
 	if coding && length >= 0 {

@@ -48,16 +48,23 @@ type Server struct {
 	draining atomic.Bool
 	linger   time.Duration // an idle connection stays open so long while draining
 	stdOnce  sync.Once
-	std      *stdServer
+	std      *stdServer // with HTTP/2
+	std1     *stdServer // without
 
 	mu      sync.Mutex // guards what follows
 	conns   map[*conn]struct{}
 	perAddr map[netip.Addr]int
 	active  int
 
+	refusing atomic.Int64 // connections beyond a bound that are being told so
+
 	// Counts since the start, for metrics.
 	Accepted, TurnedAway, HandshakesFailed, Panics atomic.Int64
 }
+
+// maxRefusing bounds how many connections beyond a bound are told so at once: telling takes time, and
+// a flood must not be held up by it. The others are closed.
+const maxRefusing = 32
 
 // SetConfig replaces the configuration; connections take it with their next call.
 func (s *Server) SetConfig(c Config) { s.config.Store(&c) }
@@ -77,18 +84,19 @@ func (s *Server) prepare() {
 		if s.linger == 0 {
 			s.linger = time.Second
 		}
-		s.std = newStdServer(s)
+		s.std, s.std1 = newStdServer(s, true), newStdServer(s, false)
 	})
 }
 
-// Serve accepts connections of ln until it is closed. It returns nil then.
+// Serve accepts connections of ln until that is closed or its deadline has come. Who sets a deadline
+// a moment ahead and closes ln after Serve has returned loses no connection that waits in its queue.
 func (s *Server) Serve(ln net.Listener, l *Listener) error {
 	s.prepare()
 	pause := time.Duration(0)
 	for {
 		nc, err := ln.Accept()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, net.ErrClosed) || isTimeout(err) {
 				return nil
 			}
 			// Out of descriptors, or the peer was faster: wait, do not spin.
@@ -168,9 +176,10 @@ func (c *conn) run(over *Fault) {
 	}()
 	if over != nil {
 		s.TurnedAway.Add(1)
-		if c.listener.TLS == nil {
+		if s.refusing.Add(1) <= maxRefusing && c.listener.TLS == nil {
 			c.refuse(over)
 		}
+		s.refusing.Add(-1)
 		return
 	}
 	if c.listener.ProxyProtocol && s.trusted(c.call.Peer.Addr()) {
@@ -207,7 +216,7 @@ func (c *conn) readProxyHeader() *Fault {
 	c.sock.SetDeadline(time.Now().Add(c.cfg.HandshakeTimeout))
 	defer c.sock.SetDeadline(time.Time{})
 	br := bufio.NewReaderSize(c.nc, 1024)
-	h, err := proxyproto.Read(br)
+	h, err := readProxyHeader(br)
 	if isTimeout(err) {
 		return fault(BadProxyHeader, "a PROXY protocol header in time", "none came").status(408)
 	}
@@ -227,6 +236,22 @@ func (c *conn) readProxyHeader() *Fault {
 		}
 	}
 	return nil
+}
+
+// readProxyHeader waits for the whole line of a version 1 header before it has it parsed: the library
+// takes one that comes in parts for an attack, but HandshakeTimeout bounds it already.
+func readProxyHeader(br *bufio.Reader) (*proxyproto.Header, error) {
+	const longest = 107
+	for n := 6; n <= longest; n++ {
+		b, err := br.Peek(n)
+		if err != nil {
+			return nil, err
+		}
+		if string(b[:5]) != "PROXY" || b[n-1] == '\n' {
+			break
+		}
+	}
+	return proxyproto.Read(br)
 }
 
 func (c *conn) handshake() bool {
@@ -261,7 +286,10 @@ func looksLikeHTTP(h [5]byte) bool {
 func (c *conn) handOver(nc net.Conn) {
 	c.unwatch()
 	c.hijacked = true
-	c.srv.std.serve(nc, c)
+	if c.std = c.srv.std1; c.listener.HTTP2 {
+		c.std = c.srv.std
+	}
+	c.std.serve(nc, c)
 }
 
 // Drain lets calls in flight end and closes connections: answers carry
@@ -273,11 +301,14 @@ func (s *Server) Drain(ctx context.Context) (broken int) {
 	s.draining.Store(true)
 	stdDone := make(chan struct{})
 	go func() {
+		defer close(stdDone)
+		var second sync.WaitGroup
+		second.Go(func() { s.std1.drain(ctx) })
 		s.std.drain(ctx)
-		close(stdDone)
+		second.Wait()
 	}()
 	s.mu.Lock()
-	soon := s.Watch.clock.Load() + int64(s.linger)
+	soon := s.Watch.clock.Load() + int64(s.linger+tick)
 	for c := range s.conns {
 		if d := c.reads.at.Load(); c.state.Load() == connIdle && d > soon {
 			c.reads.at.CompareAndSwap(d, soon)

@@ -27,17 +27,34 @@ func askSocket(raw syscall.RawConn) socketState {
 	return state
 }
 
-// quiet reports whether an idle upstream connection is open with nothing to read, as it
-// must be between two calls.
-func quiet(raw syscall.RawConn) bool {
-	if raw == nil {
+// asker asks one socket again and again whether it is quiet, without allocating.
+type asker struct {
+	raw syscall.RawConn
+	ask func(fd uintptr) // poll, bound once
+	fds [1]unix.PollFd
+	ok  bool
+}
+
+func (a *asker) bind(raw syscall.RawConn) { a.raw, a.ask = raw, a.poll }
+
+func (a *asker) poll(fd uintptr) {
+	a.fds[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}
+	n, err := unix.Poll(a.fds[:], 0)
+	a.ok = err == nil && n == 0
+}
+
+// quiet reports whether a connection is open with nothing to read.
+func (a *asker) quiet() bool {
+	if a.raw == nil {
 		return true
 	}
-	ok := false
-	raw.Control(func(fd uintptr) {
-		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
-		n, err := unix.Poll(p[:], 0)
-		ok = err == nil && n == 0
-	})
-	return ok
+	a.ok = false
+	a.raw.Control(a.ask)
+	return a.ok
+}
+
+func quiet(raw syscall.RawConn) bool {
+	var a asker
+	a.bind(raw)
+	return a.quiet()
 }

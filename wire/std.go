@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -25,23 +26,25 @@ type stdServer struct {
 	of    sync.Map // net.Conn given to net/http → *conn
 }
 
-func newStdServer(s *Server) *stdServer {
+func newStdServer(s *Server, http2 bool) *stdServer {
 	cfg := s.config.Load()
 	d := &stdServer{srv: s, conns: make(chan net.Conn), done: make(chan struct{})}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true)
+	protocols.SetHTTP2(http2)
+	protocols.SetUnencryptedHTTP2(http2)
 	d.http = &http.Server{
-		Handler:           http.HandlerFunc(d.serveHTTP),
-		Protocols:         protocols,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: cfg.MaxStreams, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: cfg.WriteTimeout},
-		ReadHeaderTimeout: cfg.HeaderTimeout,
-		IdleTimeout:       cfg.IdleTimeout,
-		MaxHeaderBytes:    cfg.HeaderBytes,
-		ConnState:         d.connState,
-		ConnContext:       func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, connKey{}, nc) },
-		ErrorLog:          log.New(logWriter{s.Log}, "", 0),
+		Handler:   http.HandlerFunc(d.serveHTTP),
+		Protocols: protocols,
+		// OPTIONS * is a call like others.
+		DisableGeneralOptionsHandler: true,
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: cfg.MaxStreams, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: cfg.WriteTimeout},
+		ReadHeaderTimeout:            cfg.HeaderTimeout,
+		IdleTimeout:                  cfg.IdleTimeout,
+		MaxHeaderBytes:               cfg.HeaderBytes,
+		ConnState:                    d.connState,
+		ConnContext:                  func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, connKey{}, nc) },
+		ErrorLog:                     log.New(logWriter{s.Log}, "", 0),
 	}
 	go d.http.Serve(d)
 	return d
@@ -99,10 +102,23 @@ func (d *stdServer) connState(nc net.Conn, s http.ConnState) {
 	}
 }
 
+// drain lets idle connections live for a moment, as the other engine does: net/http would close
+// them while a request is on its way. Answers say meanwhile that their connection ends.
 func (d *stdServer) drain(ctx context.Context) {
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for end := time.Now().Add(d.srv.linger); ctx.Err() == nil && time.Now().Before(end) && d.open(); {
+		<-t.C
+	}
 	if d.http.Shutdown(ctx) != nil {
 		d.http.Close()
 	}
+}
+
+// open says that there are connections.
+func (d *stdServer) open() (some bool) {
+	d.of.Range(func(_, _ any) bool { some = true; return false })
+	return some
 }
 
 // serveHTTP turns what net/http parsed into a Call.
@@ -126,6 +142,7 @@ func (d *stdServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		s.rc.EnableFullDuplex() // the answer may begin before the body has been read
 	}
 	if f := call.Request.fromStd(r, &cfg.Limits); f != nil {
+		s.closing = true
 		d.srv.Handler.Malformed(call, f)
 	} else {
 		d.srv.Handler.Serve(call)
@@ -140,10 +157,15 @@ func (d *stdServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 func (r *Request) fromStd(h *http.Request, lim *Limits) *Fault {
 	r.Method, r.Proto = h.Method, 11
 	switch {
+	case h.Method == "PRI" && h.ProtoMajor == 2: // the preface where HTTP/2 is not spoken
+		return unsupported(h.Proto)
 	case h.ProtoMajor == 2:
 		r.Proto = 20
 	case h.ProtoMinor == 0:
 		r.Proto = 10
+	}
+	if !IsToken(h.Method) { // net/http lets "GET /x HTTP/1.1" pass as a method of HTTP/2
+		return badMethod(h.Method)
 	}
 	names := make([]string, 0, len(h.Header)+3)
 	total := len(h.Method) + len(h.RequestURI) + len(h.Host) + 20
@@ -162,7 +184,21 @@ func (r *Request) fromStd(h *http.Request, lim *Limits) *Fault {
 	}
 	r.Fields = r.Fields[:0]
 	r.Fields.Put(Host, h.Host)
+	// Beside :authority a Host must say the same (RFC 9113 §8.3.1).
+	if hosts := h.Header["Host"]; len(hosts) > 1 || len(hosts) == 1 && !equalFold(hosts[0], h.Host) {
+		return fault(RepeatedHost, "one Host", ":authority %s, Host: %s", excerpt(h.Host, 60), excerpt(hosts[0], 60))
+	}
+	if lengths := h.Header["Content-Length"]; len(lengths) > 1 {
+		return fault(RepeatedLength, "one Content-Length", "a second Content-Length: %s", excerpt(lengths[1], 40))
+	} else if len(lengths) == 1 {
+		if _, ok := parseLength(lengths[0]); !ok { // of HTTP/2; net/http takes it for 0
+			return badLength(lengths[0])
+		}
+	}
 	for _, name := range names {
+		if name == "Host" {
+			continue
+		}
 		if strings.IndexByte(name, '_') >= 0 && lim.Underscores != UnderscoreAllow {
 			if lim.Underscores == UnderscoreDrop {
 				continue
@@ -176,27 +212,30 @@ func (r *Request) fromStd(h *http.Request, lim *Limits) *Fault {
 			r.Fields.Add(name, v)
 		}
 	}
+	if len(h.Trailer) > 0 { // which net/http has taken out
+		r.Fields.Put(TrailerField, strings.Join(slices.Sorted(maps.Keys(h.Trailer)), ", "))
+	}
 	r.Length = h.ContentLength
 	if h.Body == nil || h.Body == http.NoBody {
 		r.Length = 0
 	}
-	if r.Length > 0 {
-		r.Fields.Put(ContentLength, h.Header.Get("Content-Length"))
-	}
 	r.Expect100 = EqualFold(h.Header.Get("Expect"), "100-continue")
 	r.KeepAlive = !h.Close
-	if u := h.Header.Get("Upgrade"); u != "" && r.Proto == 11 && r.Fields.HasToken(Connection, "upgrade") {
+	if u := h.Header.Get("Upgrade"); r.Proto == 11 && r.Fields.HasToken(Connection, "upgrade") && isTunnel(u) {
 		if r.Length != 0 {
 			return fault(UpgradeWithBody, "an upgrade without a body", "Upgrade: %s with a body", excerpt(u, 40))
 		}
 		r.Upgrade = u
 	}
 	if r.Method == "CONNECT" {
-		return fault(ConnectMethod, "a method other than CONNECT", "CONNECT %s", excerpt(h.RequestURI, 80)).status(501)
+		return connectFault(h.RequestURI)
 	}
 	target := h.RequestURI
 	if r.Proto == 20 && h.URL != nil && target == "" {
 		target = h.URL.RequestURI()
+	}
+	if r.Proto == 20 && target != "*" && !strings.HasPrefix(target, "/") {
+		return fault(BadTarget, "a path that begins with /", "the request target %s", excerpt(target, 80))
 	}
 	var arena []byte
 	for i := 0; i < len(target); i++ {
@@ -228,13 +267,22 @@ type stdStream struct {
 	eof     bool
 	muted   bool
 	aborted bool
+	closing bool // the connection ends with this call
 	unwatch func() bool
+	peer    atomic.Pointer[bond] // what the call waits for
+	left    atomic.Bool          // the client has gone
+	ended   chan struct{}        // closed when the call has ended
+
+	stopped, leftBefore bool // by stop; whether the client had left by then
 }
 
 func (s *stdStream) release() {
 	if s.buf != nil {
 		give(s.buf)
 		s.buf = nil
+	}
+	if s.ended != nil {
+		close(s.ended)
 	}
 }
 
@@ -246,8 +294,12 @@ func (s *stdStream) next() ([]byte, bool, error) {
 	if s.buf == nil {
 		s.buf = take(largeBuffer)
 	}
-	s.rc.SetReadDeadline(time.Now().Add(s.cfg.BodyTimeout))
+	late := time.Now().Add(s.bodyTimeout())
+	s.rc.SetReadDeadline(late)
 	n, err := s.r.Body.Read(s.buf)
+	if s.call.Request.Proto == 20 && err == nil {
+		s.rc.SetReadDeadline(time.Time{}) // it would spoil the stream while nobody reads
+	}
 	s.read += int64(n)
 	if err == io.EOF || err == nil && s.read == s.call.Request.Length {
 		if err == nil { // let net/http see the end, trailers included
@@ -257,17 +309,36 @@ func (s *stdStream) next() ([]byte, bool, error) {
 		return s.buf[:n], true, nil
 	}
 	if err != nil {
-		if isTimeout(err) {
-			err = errBodyTimeout()
+		var broken *net.OpError
+		switch {
+		case isTimeout(err):
+			if !time.Now().Before(late) { // and not stopped
+				err = errBodyTimeout()
+			}
+		case s.call.Request.Proto < 20 && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &broken): // a chunk, in net/http's words
+			err = fault(EngineRefused, "a well-formed body", "%s", excerpt(err.Error(), 120))
 		}
 		return nil, false, err
 	}
 	return s.buf[:n], false, nil
 }
 
+// bodyTimeout bounds the pauses within a body. A stream of gRPC is rather like a tunnel.
+func (s *stdStream) bodyTimeout() time.Duration {
+	if s.call.Request.Proto == 20 && strings.HasPrefix(s.r.Header.Get("Content-Type"), "application/grpc") {
+		return s.cfg.TunnelTimeout
+	}
+	return s.cfg.BodyTimeout
+}
+
 func (s *stdStream) whole() bool { return s.eof || s.call.Request.Length == 0 }
 
-func (s *stdStream) stop() { s.rc.SetReadDeadline(longAgo) }
+func (s *stdStream) stop() {
+	// From here on net/http takes the connection for dead, since a read of it fails.
+	s.leftBefore = s.gone()
+	s.stopped = true
+	s.rc.SetReadDeadline(longAgo)
+}
 
 func (s *stdStream) trailer() Fields {
 	var fs Fields
@@ -303,8 +374,9 @@ func (s *stdStream) inform(status int, fields Fields) error {
 func (s *stdStream) respond(head *Head) error {
 	h := s.w.Header()
 	for _, f := range head.Fields {
-		key := http.CanonicalHeaderKey(f.Name)
-		h[key] = append(h[key], f.Value)
+		// Copies: net/http writes the head when the call has ended and its memory is used again.
+		key := strings.Clone(http.CanonicalHeaderKey(f.Name))
+		h[key] = append(h[key], strings.Clone(f.Value))
 	}
 	if _, ok := h["Date"]; !ok {
 		h["Date"] = nil // the gateway's answer stands as it is on both engines
@@ -315,7 +387,7 @@ func (s *stdStream) respond(head *Head) error {
 	if head.Length >= 0 && head.Status != 204 && head.Status >= 200 {
 		h.Set("Content-Length", strconv.FormatInt(head.Length, 10))
 	}
-	if head.Close && s.call.Request.Proto < 20 {
+	if (head.Close || s.closing || s.conn.srv.draining.Load()) && s.call.Request.Proto < 20 {
 		h.Set("Connection", "close")
 	}
 	if head.Status == 101 {
@@ -330,19 +402,29 @@ func (s *stdStream) write(p []byte) error {
 	if s.muted || len(p) == 0 {
 		return nil
 	}
-	s.rc.SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout))
+	defer s.arm()()
 	_, err := s.w.Write(p)
 	return err
 }
 
 func (s *stdStream) flush() error {
-	s.rc.SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout))
+	defer s.arm()()
 	return s.rc.Flush()
+}
+
+// arm sets the deadline for writing and returns what ends it. HTTP/2 resets a stream whose
+// deadline comes, also when nobody is writing.
+func (s *stdStream) arm() (disarm func()) {
+	s.rc.SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout))
+	if s.call.Request.Proto < 20 {
+		return func() {}
+	}
+	return func() { s.rc.SetWriteDeadline(time.Time{}) }
 }
 
 func (s *stdStream) end(trailer Fields) error {
 	for _, f := range trailer {
-		s.w.Header().Add(http.TrailerPrefix+f.Name, f.Value)
+		s.w.Header().Add(http.TrailerPrefix+f.Name, strings.Clone(f.Value))
 	}
 	if s.call.Request.Proto < 20 {
 		// Before the handler returns: what net/http writes afterwards is its own, see stdConn.
@@ -357,15 +439,48 @@ func (s *stdStream) end(trailer Fields) error {
 func (s *stdStream) abort() {
 	s.call.Begun = true
 	s.aborted = true
+	if t, ok := s.conn.sock.(interface{ SetLinger(int) error }); ok && s.call.Request.Proto < 20 {
+		t.SetLinger(0) // a reset, so that a body delimited by close is not taken for whole
+	}
 }
 
 func (s *stdStream) bind(i Interrupter) {
-	s.unwatch = context.AfterFunc(s.r.Context(), i.Interrupt)
+	if s.ended == nil {
+		s.ended = make(chan struct{})
+	}
+	b := &bond{i}
+	s.peer.Store(b)
+	s.unwatch = context.AfterFunc(s.r.Context(), func() {
+		if s.halfClosed() {
+			select {
+			case <-time.After(s.cfg.HalfClosedTimeout):
+			case <-s.ended:
+				return
+			}
+		}
+		s.left.Store(true)
+		if s.peer.CompareAndSwap(b, nil) {
+			i.Interrupt()
+		}
+	})
 }
 
-func (s *stdStream) unbind() bool { return !s.unwatch() }
+func (s *stdStream) unbind() bool {
+	s.unwatch()
+	return s.peer.Swap(nil) == nil
+}
 
-func (s *stdStream) gone() bool { return s.r.Context().Err() != nil }
+// halfClosed says that the client of a connection of HTTP/1 sends no more. To net/http it is gone then.
+func (s *stdStream) halfClosed() bool {
+	return s.call.Request.Proto < 20 && askSocket(s.conn.raw) == socketHalfClosed
+}
+
+func (s *stdStream) gone() bool {
+	if s.stopped {
+		return s.leftBefore
+	}
+	return s.left.Load() || s.r.Context().Err() != nil && !s.halfClosed()
+}
 
 func (s *stdStream) context() context.Context { return s.r.Context() }
 
@@ -379,7 +494,7 @@ func (s *stdStream) tunnel() (net.Conn, []byte, error) {
 		nc.Close()
 		return nil, nil, err
 	}
-	s.conn.srv.std.of.Delete(nc)
+	s.conn.std.of.Delete(nc)
 	pre, _ := rw.Peek(rw.Reader.Buffered())
 	return &tunnelConn{Conn: nc, c: s.conn}, pre, nil
 }

@@ -36,7 +36,11 @@ func (r *Request) setTarget(t string, arena *[]byte) *Fault {
 			if r.absolute == "" || strings.IndexByte(r.absolute, '@') >= 0 {
 				return fault(BadTarget, "http://host/path without user information", "the absolute target %s", excerpt(t, 80))
 			}
-			if t = rest[end:]; t == "" || t[0] != '/' {
+			if t = rest[end:]; t == "" && r.Method == "OPTIONS" { // RFC 9112 §3.2.4
+				r.Path = "*"
+				return nil
+			}
+			if t == "" || t[0] != '/' {
 				*arena = append(append((*arena)[:0], '/'), t...)
 				t = view(*arena)
 				*arena = (*arena)[len(*arena):]
@@ -191,30 +195,37 @@ func resolveDots(p []byte) ([]byte, bool) {
 }
 
 // hidesDots says whether a segment of a normal path is a dot segment to servers that cut
-// path parameters off ("..;x") or decode "%2F" and "%5C" once more ("..%2Fadmin").
+// path parameters off ("..;x") or decode "%2F", "%5C" and "%3B" before they look ("..%2Fadmin").
 func hidesDots(p string) bool {
-	if strings.IndexByte(p, '.') < 0 {
-		return false
-	}
-	for start, i := 0, 0; i <= len(p); i++ {
-		width := 1
-		if i < len(p) && p[i] == '%' && escapedSlash(p[i:]) {
-			width = 3
-		} else if i < len(p) && p[i] != '/' {
+	for i := 0; ; i++ {
+		n := strings.IndexByte(p[i:], '.')
+		if n < 0 {
+			return false
+		}
+		i += n
+		if !segmentStart(p, i) {
 			continue
 		}
-		seg, _, _ := strings.Cut(p[start:i], ";")
-		if seg == "." || seg == ".." {
+		if i+1 < len(p) && p[i+1] == '.' {
+			i++
+		}
+		if segmentEnd(p, i+1) {
 			return true
 		}
-		i += width - 1
-		start = i + 1
 	}
-	return false
 }
 
-func escapedSlash(s string) bool {
-	return len(s) >= 3 && (s[1] == '2' && s[2] == 'F' || s[1] == '5' && s[2] == 'C')
+// segmentStart says that a segment begins at i, to one server or another.
+func segmentStart(p string, i int) bool {
+	return p[i-1] == '/' || i >= 3 && (p[i-3:i] == "%2F" || p[i-3:i] == "%5C")
+}
+
+// segmentEnd says that a segment, or what counts of it, ends at i.
+func segmentEnd(p string, i int) bool {
+	if i == len(p) || p[i] == '/' || p[i] == ';' {
+		return true
+	}
+	return i+3 <= len(p) && (p[i:i+3] == "%2F" || p[i:i+3] == "%5C" || p[i:i+3] == "%3B")
 }
 
 func hiddenDots(p string) *Fault {

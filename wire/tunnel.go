@@ -43,7 +43,7 @@ func Relay(a, b net.Conn, pre []byte, idle time.Duration) (aToB, bToA int64, err
 		a.Close()
 		b.Close()
 	}
-	if other := <-errs; err == nil {
+	if other := <-errs; err == nil || errors.Is(err, net.ErrClosed) { // whoever failed first closed both
 		err = other
 	}
 	return aToB, bToA, err

@@ -8,14 +8,14 @@ import (
 
 // Watch keeps the deadlines of connections. Arming one is a single atomic store, since
 // a call would otherwise pay for half a dozen runtime timers; in exchange a deadline may
-// come up to two ticks late, and never early.
+// come up to two ticks late. On a machine so busy that ticks themselves are late it comes
+// later still: its clock stands still meanwhile, so that nobody is cut off for our own slowness.
 //
 // It also asks the sockets of clients whose calls wait for an upstream whether the
 // client is still there, which nobody else would notice: the goroutine of the
 // connection is busy waiting.
 type Watch struct {
-	clock  atomic.Int64 // nanoseconds since start, as of the last tick
-	start  time.Time
+	clock  atomic.Int64 // nanoseconds, as of the last tick; it may fall behind that on the wall
 	shards [watchShards]watchShard
 	next   atomic.Uint32
 	stop   chan struct{}
@@ -91,7 +91,7 @@ func (d *deadline) due(now int64) bool {
 
 // NewWatch starts a watch. Close ends it.
 func NewWatch() *Watch {
-	w := &Watch{start: time.Now(), stop: make(chan struct{})}
+	w := &Watch{stop: make(chan struct{})}
 	w.clock.Store(1) // 0 stands for "no deadline"
 	for i := range w.shards {
 		h := &w.shards[i].head
@@ -113,14 +113,15 @@ func (w *Watch) run() {
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	var late, ask []*watched
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-w.stop:
 			return
 		case <-t.C:
 		}
-		now := int64(time.Since(w.start)) + 1
-		w.clock.Store(now)
+		passed := time.Since(last)
+		last = last.Add(passed)
+		now := w.clock.Add(int64(min(passed, 2*tick)))
 		for i := range w.shards {
 			late, ask = w.shards[i].collect(now, late[:0], ask[:0])
 			for j, e := range late {
