@@ -36,6 +36,10 @@ type Rate struct {
 	Period   time.Duration
 }
 
+// longest is how far into the future a limit may count, in nanoseconds: 146 years, so that sums
+// of two do not overflow. A burst that would take longer to flow back is cut there.
+const longest = 1 << 62
+
 // interval is the time after which one request flows back, at least a nanosecond.
 func (r Rate) interval() int64 { return max(int64(r.Period)/r.Requests, 1) }
 
@@ -54,7 +58,10 @@ type Result struct {
 // same clock. It returns the new arrival time, which is the old one for a refusal.
 func (r Rate) gcra(tat, now, cost int64) (int64, Result) {
 	t := r.interval()
-	full := t * r.Burst
+	full := int64(longest)
+	if r.Burst < longest/t {
+		full = t * r.Burst
+	}
 	next := max(tat, now) + t*cost
 	res := Result{Limit: r.Burst}
 	if over := next - now - full; over > 0 {

@@ -44,6 +44,9 @@ func (m *Memory) Take(k Key, r Rate, cost int64, at time.Time) Result {
 	now, s := m.now(at), m.shard(k)
 	s.mu.Lock()
 	tat, known := s.rates[k]
+	if !known {
+		tat = now
+	}
 	next, res := r.gcra(tat, now, cost)
 	if res.OK {
 		if !known && len(s.rates) >= shardBound {
@@ -59,9 +62,13 @@ func (m *Memory) Take(k Key, r Rate, cost int64, at time.Time) Result {
 func (m *Memory) Peek(k Key, r Rate, cost int64, at time.Time) Result {
 	s := m.shard(k)
 	s.mu.Lock()
-	tat := s.rates[k]
+	tat, known := s.rates[k]
 	s.mu.Unlock()
-	_, res := r.gcra(tat, m.now(at), cost)
+	now := m.now(at)
+	if !known {
+		tat = now // which may lie before the start of this process
+	}
+	_, res := r.gcra(tat, now, cost)
 	return res
 }
 

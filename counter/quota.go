@@ -28,7 +28,7 @@ type quotaCell struct {
 	Used  int64 `json:"used"`
 }
 
-const quotaBound = 1 << 20 // cells; beyond it the ended ones go first
+const quotaBound = 1 << 20 // cells
 
 // OpenQuotas reads the file if there is one; "" keeps quotas in memory only. A file that
 // cannot be read is set aside and named in the error; the quotas are usable all the same.
@@ -75,14 +75,33 @@ func PeriodOf(kind string, t time.Time, zone *time.Location) Period {
 		start := time.Unix(unix-unix%3600-int64(offset), 0).In(zone)
 		return Period{start, start.Add(time.Hour)}
 	case "day":
-		return Period{time.Date(y, m, d, 0, 0, 0, 0, zone), time.Date(y, m, d+1, 0, 0, 0, 0, zone)}
+		return Period{dayOf(y, m, d, zone), dayOf(y, m, d+1, zone)}
 	case "week":
 		d -= (int(t.Weekday()) + 6) % 7
-		return Period{time.Date(y, m, d, 0, 0, 0, 0, zone), time.Date(y, m, d+7, 0, 0, 0, 0, zone)}
+		return Period{dayOf(y, m, d, zone), dayOf(y, m, d+7, zone)}
 	case "year":
-		return Period{time.Date(y, 1, 1, 0, 0, 0, 0, zone), time.Date(y+1, 1, 1, 0, 0, 0, 0, zone)}
+		return Period{dayOf(y, 1, 1, zone), dayOf(y+1, 1, 1, zone)}
 	}
-	return Period{time.Date(y, m, 1, 0, 0, 0, 0, zone), time.Date(y, m+1, 1, 0, 0, 0, 0, zone)}
+	return Period{dayOf(y, m, 1, zone), dayOf(y, m+1, 1, zone)}
+}
+
+// dayOf is the first moment of a day. Where clocks are changed at midnight there may be no 00:00,
+// or two, and time.Date may choose a moment of the day before, or the second.
+func dayOf(y int, m time.Month, d int, zone *time.Location) time.Time {
+	t := time.Date(y, m, d, 0, 0, 0, 0, zone)
+	want := time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
+	date := func(t time.Time) int64 { // of its own clock, in days
+		_, offset := t.Zone()
+		return (t.Unix() + int64(offset)) / 86400
+	}
+	if date(t) < want.Unix()/86400 {
+		_, offset := t.Zone()
+		return want.Add(-time.Duration(offset) * time.Second).In(zone)
+	}
+	if earlier := t.Add(-time.Hour); date(earlier) == want.Unix()/86400 {
+		return earlier
+	}
+	return t
 }
 
 // Take counts one call of name in the period if the limit allows it; peek only looks.
@@ -91,8 +110,13 @@ func (q *Quotas) Take(name string, limit int64, p Period, now time.Time, peek bo
 	defer q.mu.Unlock()
 	c := q.cells[name]
 	var used int64
-	// A clock that was set back finds a later period counted: that count goes on.
-	if c != nil && c.End > p.Start.Unix() {
+	start, end := p.Start.Unix(), p.End.Unix()
+	switch {
+	case c == nil || c.End <= start: // an earlier period
+	case c.Start > end: // a clock that was far ahead; what it counted says nothing of now
+	case c.Start == end: // a clock that was set back over the end of a period: that count goes on
+		used, start, end = c.Used, c.Start, c.End
+	default: // this period, or another kind of period that overlaps it
 		used = c.Used
 	}
 	res := Result{OK: used < limit, Limit: limit, Left: max(limit-used, 0), Reset: p.End.Sub(now)}
@@ -111,10 +135,7 @@ func (q *Quotas) Take(name string, limit int64, p Period, now time.Time, peek bo
 		c = &quotaCell{}
 		q.cells[strings.Clone(name)] = c // callers keep name only as long as the call
 	}
-	if used == 0 {
-		c.Start, c.End = p.Start.Unix(), p.End.Unix()
-	}
-	c.Used = used + 1
+	*c = quotaCell{Start: start, End: end, Used: used + 1}
 	q.dirty = true
 	return res
 }
@@ -129,9 +150,23 @@ func (q *Quotas) Return(name string) {
 	}
 }
 
+// makeRoom drops a cell that has ended; failing that, any: somebody gets a fresh quota, and
+// memory stays bounded.
 func (q *Quotas) makeRoom(now int64) {
+	victim, n := "", 0
 	for name, c := range q.cells {
-		if c.End <= now {
+		if victim = name; c.End <= now || n == sweepPerAdd {
+			break
+		}
+		n++
+	}
+	delete(q.cells, victim)
+}
+
+// sweep drops all cells that ended before a moment.
+func (q *Quotas) sweep(before int64) {
+	for name, c := range q.cells {
+		if c.End <= before {
 			delete(q.cells, name)
 		}
 	}
@@ -148,7 +183,7 @@ func (q *Quotas) Save() error {
 		q.mu.Unlock()
 		return nil
 	}
-	q.makeRoom(time.Now().Add(-24 * time.Hour).Unix()) // ended long ago
+	q.sweep(time.Now().Add(-24 * time.Hour).Unix())
 	b, err := json.Marshal(q.cells)
 	q.dirty = false
 	q.mu.Unlock()
