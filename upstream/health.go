@@ -28,6 +28,10 @@ func (t *Target) Report(now time.Time, ok bool) {
 	t.blame(now)
 }
 
+// Unreport ends a try that says nothing about the target: the client left, or the request was
+// at fault.
+func (t *Target) Unreport() { t.up.breaker.giveBack() }
+
 // FailedStatus says that an answered status counts as a failure of the target.
 func FailedStatus(status int) bool { return status >= 502 && status <= 504 }
 
@@ -270,6 +274,18 @@ func (b *breaker) blocks(now time.Time) (time.Duration, bool) {
 	}
 	b.started++
 	return 0, false
+}
+
+// giveBack lets another call be a probe in place of one that found nothing out.
+func (b *breaker) giveBack() {
+	if b.opened.Load() == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.probing && b.started > b.succeeded {
+		b.started--
+	}
 }
 
 func (b *breaker) report(w *window, now time.Time, ok bool) {

@@ -32,7 +32,7 @@ var (
 		Wanted: "a connection to {target}",
 		Seen:   "{error}",
 		Fixes:  []reason.Fix{{By: reason.Operator, Text: "see whether something listens on {target} and a firewall lets this node through"}, {By: reason.Caller, Text: "try again later"}},
-		Hint:   "{tries} tried; the last error was {error}",
+		Hint:   "[after {tries} tries ]the last error was {error}",
 	})
 	timedOut = reason.New(reason.Reason{
 		Code: "upstream.timeout", Status: 504,
@@ -40,8 +40,8 @@ var (
 		Says:   "{target} of upstream \"{upstream}\" {did} within {limit}",
 		Wanted: "{wanted_step} within {limit}",
 		Seen:   "nothing for {waited}",
-		Fixes:  []reason.Fix{{By: reason.Owner, Text: "see why {target} is slow, or raise timeouts.{field} of upstream \"{upstream}\""}, {By: reason.Caller, Text: "try again later[; the call may have had its effect: {unsafe}]"}},
-		Hint:   "timeouts.{field} of the Upstream",
+		Fixes:  []reason.Fix{{By: reason.Owner, Text: "see why {target} is slow, or raise {setting}"}, {By: reason.Caller, Text: "try again later[; the call may have had its effect: {unsafe}]"}},
+		Hint:   "the time is set by {setting}",
 	})
 	broken = reason.New(reason.Reason{
 		Code: "upstream.broken", Status: 502,
@@ -104,15 +104,19 @@ func (u *Upstream) nowhere(s *set) reason.Verdict {
 func (t *Target) unreachable(err error) reason.Verdict {
 	text := Plain(err)
 	t.lastError.Store(&text)
-	facts := []reason.Fact{t.up.fact(), reason.Rule("target", t.Address), reason.Rule("error", text), reason.Rule("tries", "1")}
+	facts := []reason.Fact{t.up.fact(), reason.Rule("target", t.Address), reason.Rule("error", text)}
 	var ne net.Error
 	switch {
-	case isTLS(err):
-		return badTLS.Refuse(append(facts, reason.Rule("server_name", t.tlsConfig().ServerName))...)
 	case errors.As(err, &ne) && ne.Timeout() || errors.Is(err, context.DeadlineExceeded):
 		limit := time.Duration(t.up.Spec.Timeouts.Connect)
-		return timedOut.Refuse(append(facts, reason.Rule("did", "took no connection"), reason.Rule("wanted_step", "a connection"),
-			reason.Rule("limit", limit), reason.Rule("waited", limit), reason.Rule("field", "connect"))...)
+		did := "took no connection"
+		if isTLS(err) {
+			did = "did not end its TLS handshake"
+		}
+		return timedOut.Refuse(append(facts, reason.Rule("did", did), reason.Rule("wanted_step", "a connection"),
+			reason.Rule("limit", limit), reason.Rule("waited", limit), reason.Rule("setting", t.setting("connect")))...)
+	case isTLS(err):
+		return badTLS.Refuse(append(facts, reason.Rule("server_name", t.tlsConfig().ServerName))...)
 	}
 	return unreachable.Refuse(facts...)
 }
@@ -127,13 +131,33 @@ const (
 	Receiving              // its content
 )
 
-// Failed is the verdict on a try that ended before its time. It says nothing about
-// a client that left; unsafe says that the call must not be repeated blindly.
-func (t *Target) FailedBy(err error, stage Stage, limit time.Duration, reused, unsafe bool) reason.Verdict {
+// Failure is how a try ended before its time.
+type Failure struct {
+	Err   error
+	Stage Stage
+	// Limit is what ran out, if it was time; ByRoute says that the route sets it.
+	Limit   time.Duration
+	ByRoute bool
+	Reused  bool // the connection had carried calls before
+	Unsafe  bool // the call must not be repeated blindly
+}
+
+// setting names a timeout of the upstream.
+func (t *Target) setting(field string) string {
+	return "timeouts." + field + " of upstream \"" + t.up.Name + "\""
+}
+
+// FailedBy is the verdict on a try that failed. It says nothing about a client that left.
+func (t *Target) FailedBy(f Failure) reason.Verdict {
+	var dial *dialError
+	if errors.As(f.Err, &dial) {
+		return t.unreachable(dial.err)
+	}
+	err, stage := f.Err, f.Stage
 	text := Plain(err)
 	t.lastError.Store(&text)
 	facts := []reason.Fact{t.up.fact(), reason.Rule("target", t.Address), reason.Rule("error", text)}
-	if unsafe {
+	if f.Unsafe {
 		facts = append(facts, reason.Own("unsafe", "look before you repeat it"))
 	}
 	if errors.Is(err, wire.ErrTimeout) {
@@ -144,17 +168,21 @@ func (t *Target) FailedBy(err error, stage Stage, limit time.Duration, reused, u
 		case Receiving:
 			did = "paused within its answer"
 		}
-		return timedOut.Refuse(append(facts, reason.Rule("did", did), reason.Rule("wanted_step", step), reason.Rule("limit", limit),
-			reason.Rule("waited", limit), reason.Rule("field", field))...)
+		setting := t.setting(field)
+		if f.ByRoute {
+			setting = "timeout of the route"
+		}
+		return timedOut.Refuse(append(facts, reason.Rule("did", did), reason.Rule("wanted_step", step), reason.Rule("limit", f.Limit),
+			reason.Rule("waited", f.Limit), reason.Rule("setting", setting))...)
 	}
 	did := [...]string{"closed while it was sent the request", "closed without an answer", "closed within its answer"}[stage]
-	var f *wire.Fault
-	if errors.As(err, &f) {
+	var fault *wire.Fault
+	if errors.As(err, &fault) {
 		did = "answered what is no HTTP"
-		facts = append(facts, reason.Rule("rule", string(f.Rule)))
+		facts = append(facts, reason.Rule("rule", string(fault.Rule)))
 	}
 	connection := "the connection was new"
-	if reused {
+	if f.Reused {
 		connection = "the connection had been kept open since an earlier call; a target that closes idle connections sooner than connections.idleFor causes this"
 	}
 	return broken.Refuse(append(facts, reason.Rule("did", did), reason.Rule("connection", connection))...)
@@ -219,8 +247,6 @@ func Plain(err error) string {
 		return f.Error()
 	case errors.As(err, &dns):
 		return fmt.Sprintf("looking up %s: %s", dns.Name, dns.Err)
-	case isTLS(err):
-		return err.Error()
 	case errors.Is(err, wire.ErrTimeout), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
 	case errors.As(err, &sys):

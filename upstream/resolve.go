@@ -49,7 +49,7 @@ func (u *Upstream) resolve() {
 		s.build(u.Spec.Balance.By)
 		u.targets.Store(s)
 		for _, t := range old {
-			t.closeIdle(time.Time{})
+			t.retire()
 		}
 		if s.problem != nil {
 			u.log.Warn("looking up targets", "upstream", u.Name, "error", Plain(s.problem))

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -8,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,17 +23,22 @@ type stream struct {
 	t           *Target
 	ctx         context.Context
 	cancel      context.CancelFunc
-	body        *io.PipeWriter
+	content     *io.PipeReader // of what follows the head,
+	body        *io.PipeWriter // which is written here
+	writes      bool           // there is such content
+	trailer     http.Header    // announced ones, filled in at its end
 	result      chan result
+	pending     bool               // the result is still to come
 	informed    chan wire.Response // 1xx
 	res         *http.Response
 	head        wire.Response
 	buf         []byte
-	timeout     time.Duration
+	sendTimeout time.Duration // of each wait for the target to take something
+	timeout     time.Duration // of each pause within the content
 	interrupted atomic.Bool
 	received    atomic.Bool
-	late        atomic.Pointer[time.Timer]
-	tooLate     atomic.Bool
+	late        atomic.Pointer[time.Timer] // of the wait for the head
+	tooLate     atomic.Bool                // a timer ended the stream
 	done        bool
 }
 
@@ -39,65 +47,60 @@ type result struct {
 	err error
 }
 
-func (t *Target) newTransport(host string) *http.Transport {
+func (t *Target) newTransport() *http.Transport {
 	p := new(http.Protocols)
 	p.SetHTTP2(t.Secure)
 	p.SetUnencryptedHTTP2(!t.Secure)
-	tr := &http.Transport{
+	dial := func(context.Context, string, string) (net.Conn, error) {
+		nc, err := t.dial()
+		if err != nil {
+			return nil, &dialError{err}
+		}
+		return nc, nil
+	}
+	return &http.Transport{
 		Protocols:          p,
 		DisableCompression: true,
 		IdleConnTimeout:    time.Duration(t.up.Spec.Connections.IdleFor),
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return t.up.dialer().DialContext(ctx, network, t.Address)
-		},
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+		DialContext:        dial,
+		DialTLSContext:     dial,
+		HTTP2:              &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 	}
-	if t.Secure {
-		tr.TLSClientConfig = t.tlsConfig()
-		tr.TLSHandshakeTimeout = time.Duration(t.up.Spec.Timeouts.Connect)
-	}
-	return tr
 }
 
 func (t *Target) newStream() *stream {
 	s := &stream{t: t, result: make(chan result, 1), informed: make(chan wire.Response, 16)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.content, s.body = io.Pipe()
 	return s
 }
 
 // Send begins the request. Content that is to follow goes through a pipe.
 func (s *stream) Send(o *wire.Outgoing, content []byte, timeout time.Duration) error {
-	s.timeout = timeout
-	scheme := "http"
-	if s.t.Secure {
-		scheme = "https"
-	}
-	target := o.Path
-	if o.HasQuery {
-		target += "?" + o.Query
-	}
+	s.sendTimeout = timeout
 	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 		s.received.Store(true)
-		r := wire.Response{Status: code, Fields: fieldsOf(http.Header(h))}
 		select {
-		case s.informed <- r:
+		case s.informed <- wire.Response{Status: code, Fields: fieldsOf(http.Header(h))}:
 			return nil
 		default:
 			return errors.New("too many informational answers")
 		}
 	}}
-	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(s.ctx, trace), o.Method, scheme+"://"+s.t.Address+"/", nil)
-	if err != nil {
+	req := (&http.Request{Method: o.Method, Host: strings.Clone(o.Host), Header: http.Header{}, ContentLength: o.Length}).
+		WithContext(httptrace.WithClientTrace(s.ctx, trace))
+	var err error
+	if req.URL, err = s.t.url(o); err != nil {
 		return err
 	}
-	req.URL.Opaque, req.URL.Path = "", ""
-	if err := setTarget(req, target); err != nil {
-		return err
-	}
-	req.Host = o.Host
+	// What net/http reads in the background may outlive the call, whose memory is used again.
 	for _, f := range o.Fields {
-		key := http.CanonicalHeaderKey(f.Name)
-		req.Header[key] = append(req.Header[key], f.Value)
+		if f.ID == wire.TrailerField {
+			s.announce(f.Value)
+			continue
+		}
+		key := strings.Clone(http.CanonicalHeaderKey(f.Name))
+		req.Header[key] = append(req.Header[key], strings.Clone(f.Value))
 	}
 	if o.Trailers {
 		req.Header.Set("Te", "trailers")
@@ -105,64 +108,103 @@ func (s *stream) Send(o *wire.Outgoing, content []byte, timeout time.Duration) e
 	if _, ok := req.Header["User-Agent"]; !ok {
 		req.Header["User-Agent"] = nil // net/http would name itself
 	}
-	if o.Length != 0 {
-		pr, pw := io.Pipe()
-		req.Body, s.body = pr, pw
-		req.ContentLength = o.Length
+	switch {
+	case len(content) > 0:
+		req.Body = io.NopCloser(bytes.NewReader(bytes.Clone(content)))
+	case o.Length != 0:
+		req.Body, req.Trailer = s.content, s.trailer
+		s.writes = true
 	}
+	s.pending = true
 	go func() {
 		res, err := s.t.http2.RoundTrip(req)
-		if s.received.Store(err == nil || s.received.Load()); err != nil && s.body != nil {
-			s.body.CloseWithError(err)
+		if err == nil {
+			s.received.Store(true)
+		} else {
+			s.content.CloseWithError(err)
 		}
 		s.result <- result{res, err}
 	}()
-	if len(content) > 0 {
-		return s.Write(content)
-	}
 	return nil
 }
 
-// setTarget makes net/http send the path as it is.
-func setTarget(req *http.Request, target string) error {
-	u, err := req.URL.Parse(target)
-	if err != nil {
-		return err
+// url makes net/http send the path as it is: "//host/x" is a path too.
+func (t *Target) url(o *wire.Outgoing) (*url.URL, error) {
+	u := &url.URL{Scheme: "http", Host: t.Address, RawPath: strings.Clone(o.Path), RawQuery: strings.Clone(o.Query)}
+	if t.Secure {
+		u.Scheme = "https"
 	}
-	req.URL = u
-	return nil
+	u.ForceQuery = o.HasQuery && o.Query == ""
+	var err error
+	u.Path, err = url.PathUnescape(u.RawPath)
+	return u, err
+}
+
+// announce remembers which trailers the request will have; HTTP/2 libraries want to know.
+func (s *stream) announce(names string) {
+	if s.trailer == nil {
+		s.trailer = http.Header{}
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		if name = strings.TrimSpace(name); wire.IsToken(name) {
+			s.trailer[strings.Clone(http.CanonicalHeaderKey(name))] = nil
+		}
+	}
 }
 
 func (s *stream) Write(p []byte) error {
-	if s.body == nil {
+	if !s.writes || len(p) == 0 {
 		return nil
 	}
+	timer := time.AfterFunc(s.sendTimeout, s.expire)
 	_, err := s.body.Write(p)
+	timer.Stop()
 	return s.cause(err)
 }
 
 func (s *stream) EndBody(trailer wire.Fields) error {
-	if s.body == nil {
+	if !s.writes {
 		return nil
+	}
+	for _, f := range trailer {
+		key := http.CanonicalHeaderKey(f.Name)
+		if _, ok := s.trailer[key]; ok {
+			s.trailer[key] = append(s.trailer[key], strings.Clone(f.Value))
+		}
 	}
 	return s.cause(s.body.Close())
 }
 
+// expire ends the stream when a time has run out.
+func (s *stream) expire() {
+	s.tooLate.Store(true)
+	s.abort()
+}
+
+// abort ends the stream. net/http does not look at its context while it waits for content.
+func (s *stream) abort() {
+	s.cancel()
+	s.body.CloseWithError(wire.ErrInterrupted)
+}
+
+// cause names the cause behind an error of the stream.
 func (s *stream) cause(err error) error {
-	if err != nil && s.interrupted.Load() {
+	switch {
+	case err == nil:
+		return nil
+	case s.interrupted.Load():
 		return wire.ErrInterrupted
+	case s.tooLate.Load():
+		return wire.ErrTimeout
 	}
 	return err
 }
 
 // Await bounds the wait for the head from here on.
 func (s *stream) Await(timeout time.Duration) {
-	s.late.Store(time.AfterFunc(timeout, func() {
-		if !s.received.Load() {
-			s.tooLate.Store(true)
-			s.cancel()
-		}
-	}))
+	if old := s.late.Swap(time.AfterFunc(timeout, s.expire)); old != nil {
+		old.Stop()
+	}
 }
 
 // ReadHead waits for the next head: informational ones first.
@@ -170,11 +212,6 @@ func (s *stream) ReadHead(method string, timeout time.Duration) error {
 	if timeout > 0 {
 		s.Await(timeout)
 	}
-	defer func() {
-		if t := s.late.Swap(nil); t != nil {
-			t.Stop()
-		}
-	}()
 	select { // in order: what was informed came before the result
 	case s.head = <-s.informed:
 		return nil
@@ -184,26 +221,18 @@ func (s *stream) ReadHead(method string, timeout time.Duration) error {
 	case s.head = <-s.informed:
 		return nil
 	case r := <-s.result:
-		if r.err != nil {
-			if s.tooLate.Load() {
-				return wire.ErrTimeout
-			}
-			return s.cause(r.err)
-		}
-		s.result <- r // for a second call, after informed ones
 		select {
 		case s.head = <-s.informed:
+			s.result <- r // for the next call
 			return nil
 		default:
 		}
-		<-s.result
+		if s.pending = false; r.err != nil {
+			return s.cause(r.err)
+		}
 		s.res = r.res
 		s.head = wire.Response{Status: r.res.StatusCode, Proto: 20, Fields: fieldsOf(r.res.Header), Length: r.res.ContentLength}
-		if method == "HEAD" || r.res.StatusCode == 304 || r.res.StatusCode == 204 {
-			s.done = true
-		} else if r.res.Body == http.NoBody {
-			s.head.Length, s.done = max(s.head.Length, 0), true
-		}
+		s.done = method == "HEAD" || r.res.StatusCode == 304 || r.res.StatusCode == 204
 		return nil
 	}
 }
@@ -226,7 +255,13 @@ func fieldsOf(h http.Header) wire.Fields {
 
 func (s *stream) Head() *wire.Response { return &s.head }
 
-func (s *stream) SetTimeout(d time.Duration) { s.timeout = d }
+// SetTimeout bounds each pause within the content from here on; the wait for the head is over.
+func (s *stream) SetTimeout(d time.Duration) {
+	s.timeout = d
+	if t := s.late.Swap(nil); t != nil {
+		t.Stop()
+	}
+}
 
 func (s *stream) Buffered() bool { return s.done }
 
@@ -237,19 +272,15 @@ func (s *stream) Next() ([]byte, bool, error) {
 	if s.buf == nil {
 		s.buf = make([]byte, 32<<10)
 	}
-	timer := time.AfterFunc(s.timeout, s.cancel)
+	timer := time.AfterFunc(s.timeout, s.expire)
 	n, err := s.res.Body.Read(s.buf)
-	fired := !timer.Stop()
+	timer.Stop()
 	switch {
 	case err == io.EOF:
 		s.done = true
 		return s.buf[:n], true, nil
-	case err != nil && s.interrupted.Load():
-		return nil, false, wire.ErrInterrupted
-	case err != nil && fired:
-		return nil, false, wire.ErrTimeout
 	case err != nil:
-		return nil, false, err
+		return nil, false, s.cause(err)
 	}
 	return s.buf[:n], false, nil
 }
@@ -265,24 +296,23 @@ func (s *stream) Received() bool { return s.received.Load() }
 
 func (s *stream) Interrupt() {
 	s.interrupted.Store(true)
-	s.cancel()
+	s.abort()
 }
 
 // Tunnel does not exist on a stream; the gateway asks for upgrades on HTTP/1.1 only.
-func (s *stream) Tunnel() (net.Conn, []byte) { return nil, nil }
+func (s *stream) Tunnel() (net.Conn, []byte) { panic("BUG: a stream of HTTP/2 cannot become a tunnel") }
 
 func (s *stream) close() {
-	s.cancel()
-	if s.body != nil {
-		s.body.CloseWithError(wire.ErrInterrupted)
-	}
-	if s.res != nil {
+	s.SetTimeout(0)
+	s.abort()
+	switch {
+	case s.res != nil:
 		s.res.Body.Close()
-		return
+	case s.pending:
+		go func() { // the answer may still come
+			if r := <-s.result; r.res != nil {
+				r.res.Body.Close()
+			}
+		}()
 	}
-	go func() { // the answer may still come
-		if r := <-s.result; r.res != nil {
-			r.res.Body.Close()
-		}
-	}()
 }

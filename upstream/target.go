@@ -27,7 +27,8 @@ type Target struct {
 	http2    *http.Transport // for h2 only
 	inFlight atomic.Int64
 
-	mu      sync.Mutex // guards idle and queue
+	mu      sync.Mutex // guards idle, queue and retired
+	retired bool       // out of use: connections are closed when their call ends
 	idle    []*wire.Conn
 	queue   []chan struct{}
 	waiting atomic.Int32 // len(queue), to be read without the lock
@@ -49,7 +50,7 @@ func (u *Upstream) newTarget(spec resource.Target, scheme, host, port, path, add
 		t.Host = net.JoinHostPort(host, port)
 	}
 	if u.Speaks2() {
-		t.http2 = t.newTransport(host)
+		t.http2 = t.newTransport()
 	}
 	return t
 }
@@ -73,10 +74,9 @@ type Trip interface {
 }
 
 // Acquire takes a place at the target and a way to it. fresh demands a new connection,
-// after an old one turned out to be closed; safe says that the call may be repeated, so that an
-// idle connection need not be asked first whether it still lives. reused tells that
-// the connection has carried calls before.
-func (t *Target) Acquire(now time.Time, fresh, safe bool) (trip Trip, reused bool, v reason.Verdict) {
+// after an old one turned out to be closed. reused tells that the connection has carried
+// calls before.
+func (t *Target) Acquire(now time.Time, fresh bool) (trip Trip, reused bool, v reason.Verdict) {
 	if v := t.enter(); v.Refused() {
 		return nil, false, v
 	}
@@ -84,17 +84,11 @@ func (t *Target) Acquire(now time.Time, fresh, safe bool) (trip Trip, reused boo
 	if t.http2 != nil {
 		return t.newStream(), false, reason.Verdict{}
 	}
-	for !fresh {
-		c := t.pop(now)
-		if c == nil {
-			break
+	if !fresh {
+		if c := t.pop(now); c != nil {
+			c.Begin()
+			return c, true, reason.Verdict{}
 		}
-		if !safe && !c.Quiet() {
-			c.Close()
-			continue
-		}
-		c.Begin()
-		return c, true, reason.Verdict{}
 	}
 	nc, err := t.dial()
 	if err != nil {
@@ -111,7 +105,7 @@ func (t *Target) Acquire(now time.Time, fresh, safe bool) (trip Trip, reused boo
 func (t *Target) Release(trip Trip, interrupted bool) {
 	switch c := trip.(type) {
 	case *wire.Conn:
-		if interrupted || !c.Reusable() || t.up.closed.Load() {
+		if interrupted || !c.Reusable() {
 			c.Close()
 		} else {
 			c.Release()
@@ -119,6 +113,9 @@ func (t *Target) Release(trip Trip, interrupted bool) {
 		}
 	case *stream:
 		c.close()
+		if t.isRetired() {
+			t.http2.CloseIdleConnections()
+		}
 	}
 	t.leave()
 }
@@ -147,13 +144,30 @@ func (t *Target) pop(now time.Time) *wire.Conn {
 
 func (t *Target) push(c *wire.Conn) {
 	t.mu.Lock()
-	if len(t.idle) < t.up.Spec.Connections.Idle {
+	if !t.retired && len(t.idle) < t.up.Spec.Connections.Idle {
 		t.idle = append(t.idle, c)
 		t.mu.Unlock()
 		return
 	}
 	t.mu.Unlock()
 	c.Close()
+}
+
+// retire closes idle connections and sees to it that there will be no more.
+func (t *Target) retire() {
+	t.mu.Lock()
+	t.retired = true
+	t.mu.Unlock()
+	t.closeIdle(time.Time{})
+	if t.http2 != nil {
+		t.http2.CloseIdleConnections()
+	}
+}
+
+func (t *Target) isRetired() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.retired
 }
 
 // closeIdle closes connections that have been idle since before, or are dead.
@@ -174,8 +188,13 @@ func (t *Target) closeIdle(before time.Time) {
 		return
 	}
 	t.mu.Lock()
-	t.idle = append(keep, t.idle...)
+	if !t.retired {
+		t.idle, keep = append(keep, t.idle...), nil
+	}
 	t.mu.Unlock()
+	for _, c := range keep {
+		c.Close()
+	}
 }
 
 // IdleConns is how many connections wait for a call.
@@ -199,6 +218,7 @@ func (t *Target) enter() reason.Verdict {
 	if len(t.queue) >= spec.Queue {
 		n := len(t.queue)
 		t.mu.Unlock()
+		t.wake() // our own coming and going may have hidden a free place from those who wait
 		return t.overloaded(n)
 	}
 	turn := make(chan struct{})
@@ -259,8 +279,15 @@ func (t *Target) dial() (net.Conn, error) {
 	if err != nil || !t.Secure {
 		return nc, err
 	}
-	c := tls.Client(nc, t.tlsConfig())
-	if err := c.HandshakeContext(ctx); err != nil {
+	config := t.tlsConfig()
+	if t.http2 != nil {
+		config.NextProtos = []string{"h2"}
+	}
+	c := tls.Client(nc, config)
+	if err = c.HandshakeContext(ctx); err == nil && t.http2 != nil && c.ConnectionState().NegotiatedProtocol != "h2" {
+		err = errors.New("the target does not speak HTTP/2")
+	}
+	if err != nil {
 		nc.Close()
 		return nil, &tlsError{err}
 	}
@@ -284,6 +311,19 @@ type tlsError struct{ err error }
 
 func (e *tlsError) Error() string { return e.err.Error() }
 func (e *tlsError) Unwrap() error { return e.err }
+
+// dialError marks a failure to connect where that happens behind the scenes: nothing of the
+// call has been sent then.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// NotSent says that a try failed before anything was sent.
+func NotSent(err error) bool {
+	var d *dialError
+	return errors.As(err, &d)
+}
 
 func isTLS(err error) bool {
 	var t *tlsError

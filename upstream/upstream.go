@@ -166,7 +166,7 @@ func (u *Upstream) Close() {
 	close(u.stop)
 	u.running.Wait()
 	for _, t := range u.targets.Load().targets {
-		t.closeIdle(time.Time{})
+		t.retire()
 	}
 }
 
@@ -241,6 +241,7 @@ func (u *Upstream) Pick(now time.Time, hash uint64, tried []*Target) (*Target, r
 		}
 		tried = nil // every other target is out: one that failed is better than none
 	}
+	u.breaker.giveBack()
 	return nil, u.allOut(s, now)
 }
 
