@@ -79,7 +79,11 @@ func ParseFilter(v url.Values, now time.Time) (f calllog.Filter, err error) {
 			return n.name == name
 		})
 		if i < 0 {
-			return f, fmt.Errorf("flag=%q is not known", name)
+			known := make([]string, len(flagNames))
+			for i, n := range flagNames {
+				known[i] = n.name
+			}
+			return f, fmt.Errorf("flag=%q is none of %s", name, strings.Join(known, ", "))
 		}
 		f.Flags |= flagNames[i].flag
 	}
@@ -93,7 +97,7 @@ func ParseFilter(v url.Values, now time.Time) (f calllog.Filter, err error) {
 		}
 		a, errA := strconv.ParseUint(lo, 10, 16)
 		b, errB := strconv.ParseUint(hi, 10, 16)
-		if errA != nil || errB != nil {
+		if errA != nil || errB != nil || a < 100 || b > 599 || a > b {
 			return f, fmt.Errorf("status=%q is no status, such as 403, 4xx or 400-499", s)
 		}
 		f.MinStatus, f.MaxStatus = uint16(a), uint16(b)

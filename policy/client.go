@@ -157,12 +157,12 @@ func (x *Exchange) Hops(t *Trust) []reason.Hop {
 		case !reached && t.empty:
 			h.Why = "ignored: the gateway has no trustedProxies"
 		case !reached:
-			h.Why = "ignored: " + hops[len(hops)-1].Address + " is not in trustedProxies"
-			if strings.HasPrefix(hops[len(hops)-1].Why, "ignored") {
-				h.Why = "ignored"
+			h.Why = "ignored"
+			if last := hops[len(hops)-1]; !strings.HasPrefix(last.Why, "ignored") && last.Why != noAddress {
+				h.Why += ": " + last.Address + " is not in trustedProxies"
 			}
 		case !ok:
-			h.Why = "no address; nothing left of it is believed"
+			h.Why = noAddress
 			reached = false
 		default:
 			h.Why = "believed, because " + hops[len(hops)-1].Address + " is a trusted proxy"
@@ -172,11 +172,15 @@ func (x *Exchange) Hops(t *Trust) []reason.Hop {
 		hops = append(hops, h)
 	}
 	hops[chosen].Chosen = true
-	if chosen == 0 && hops[0].Why == "" {
-		hops[0].Why = "the address of the connection"
+	if hops[0].Why == "" {
+		if hops[0].Why = "the address of the connection"; chosen > 0 {
+			hops[0].Why = "a trusted proxy"
+		}
 	}
 	return hops
 }
+
+const noAddress = "no address; nothing left of it is believed"
 
 // addressFacts are what every verdict on an address rests on.
 func (x *Exchange) addressFacts(t *Trust) []reason.Fact {

@@ -21,14 +21,14 @@ type Concurrency struct {
 var concurrencyExceeded = reason.New(reason.Reason{
 	Code: "concurrency.exceeded", Status: 429,
 	Title:  "Too many calls at once",
-	Says:   "{caller} has {limit} calls in flight, as many as are allowed at once",
-	Wanted: "at most {limit} calls at once of each {per}",
-	Seen:   "{limit} in flight, counted by {key}",
+	Says:   "{caller} has {held} in flight, as many as are allowed at once",
+	Wanted: "at most {rule}",
+	Seen:   "{held} in flight, counted by {counter}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "wait for a call to end before sending the next[; {limit} may run at once]"},
 		{By: reason.Owner, Text: "ask {owner|the owner of this API} to allow more calls at once"},
 	},
-	Hint: "the counter is {key}; calls that hang in the upstream keep their place until they time out",
+	Hint: "the counter is {counter}[; if {address} is a proxy, add it to trustedProxies of the Gateway]; calls that hang in the upstream keep their place until they time out",
 })
 
 type concurrencyCheck struct {
@@ -40,7 +40,7 @@ type concurrencyCheck struct {
 // Compile names the counter.
 func (p *Concurrency) Compile(env *Env) any {
 	c := &concurrencyCheck{calls: p.Calls}
-	c.per, c.limit, c.memory, c.at = p.Per, counter.LimitID(env.LimitName), env.Memory, env.Source("calls")
+	c.per, c.limit, c.memory, c.at, c.trust = p.Per, counter.LimitID(env.LimitName), env.Memory, env.Source("calls"), env.Trust
 	c.place = &place{env.Memory}
 	if (p.Per == "application" || p.Per == "credential") && !env.Kinds["key-auth"] {
 		env.Lint("concurrency.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies who calls, so calls are counted by address")
@@ -53,19 +53,22 @@ func (c *concurrencyCheck) Check(x *Exchange) reason.Verdict {
 	k, per := c.key(x)
 	if x.Explaining {
 		if res := c.memory.Inside(k, c.calls); res.OK {
-			return reason.Pass(reason.Own("in_flight", c.calls-res.Left), reason.Own("limit", c.calls).At(c.at), reason.Own("key", x.keyText(per)))
+			return reason.Pass(reason.Own("in_flight", c.calls-res.Left), reason.Own("limit", c.calls).At(c.at), reason.Own("counter", x.counterText(per)))
 		}
 	} else if c.memory.Enter(k, c.calls).OK {
 		x.hold(hold{onEnd: c.place, key: k})
 		return reason.Verdict{}
 	}
 	x.Extra.Add("Retry-After", "1")
-	return concurrencyExceeded.Refuse(
-		reason.Own("caller", x.Caller()),
+	return concurrencyExceeded.Refuse(x.countedAddress([]reason.Fact{
+		reason.Own("caller", x.counted(per)),
 		reason.Own("limit", c.calls).At(c.at),
+		reason.Own("held", plural(int(c.calls), "call")),
+		reason.Own("rule", ruleText(c.calls, " at once", per)),
 		reason.Own("per", per),
-		reason.Own("key", x.keyText(per)),
-		x.OwnerFact())
+		reason.Own("counter", x.counterText(per)),
+		x.OwnerFact(),
+	}, per, c.trust)...)
 }
 
 // place is a place among the calls in flight.

@@ -169,6 +169,9 @@ func (c *corsCheck) allows(origin string) bool {
 func (c *corsCheck) Check(x *Exchange) reason.Verdict {
 	origin, ok := x.Fields.Find(wire.Origin)
 	if !ok {
+		if x.Explaining {
+			return reason.Pass(reason.Public("origin", "none, so this is no web page of another origin"))
+		}
 		return reason.Verdict{}
 	}
 	if !c.allows(origin) && !sameOrigin(origin, x.Scheme, x.Authority) {

@@ -102,6 +102,7 @@ func (x *Exchange) hold(h hold) {
 func (x *Exchange) Undo() {
 	for i := range x.held[:x.nHeld] {
 		if r := x.held[i].onRefuse; r != nil {
+			x.held[i].onRefuse = nil // once, also if what follows panics
 			r.release(&x.held[i])
 		}
 	}
@@ -162,6 +163,17 @@ func seconds(d time.Duration) int64 {
 }
 
 func secondsText(d time.Duration) string { return strconv.FormatInt(seconds(d), 10) }
+
+// roughly rounds a span as people tell it: nobody wants the seconds of a year. What is to be waited
+// for exactly stands beside it as a time.
+func roughly(d time.Duration) time.Duration {
+	for _, unit := range []time.Duration{24 * time.Hour, time.Hour, time.Minute} {
+		if d >= 10*unit {
+			return d.Round(unit)
+		}
+	}
+	return d.Round(time.Second)
+}
 
 // Caller names who calls, for sentences: the application, or the address.
 func (x *Exchange) Caller() string {

@@ -29,7 +29,7 @@ var (
 	ipDenied = reason.New(reason.Reason{
 		Code: "ip-access.denied", Status: 403,
 		Title:  "Your address may not call this API",
-		Says:   "{address} lies in {network}, which is denied",
+		Says:   "{address} may not call this API[: it lies in {network}, which is denied]",
 		Wanted: "an address outside the denied networks {denied}",
 		Seen:   "{address}[ of network {network}]",
 		Fixes: []reason.Fix{
@@ -108,6 +108,8 @@ func (c *ipCheck) Check(x *Exchange) reason.Verdict {
 		facts := x.addressFacts(c.trust)
 		if n, ok := c.allow.LookupPrefixLPM(netip.PrefixFrom(a, a.BitLen())); ok {
 			facts = append(facts, reason.Rule("allowed_by", n).At(c.at))
+		} else {
+			facts = append(facts, reason.Rule("not_in", c.denied).At(c.denyAt))
 		}
 		return reason.Pass(facts...)
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -41,14 +42,23 @@ var (
 		Seen:   "none[; {slip}]",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "send your key in {places}"},
-			{By: reason.Application, Text: "if you have no key, ask {owner|the owner of this API} for access"},
+			{By: reason.Application, Text: "ask {owner|the owner of this API} for access if you have no key"},
 		},
 		Hint: "policy key-auth says where the key is looked for; a proxy in front may have taken the header away",
+	})
+	preflightRefused = reason.New(reason.Reason{
+		Code: "cors.preflight", Status: 403,
+		Title:  "Pages of other origins cannot call this API",
+		Says:   "this is a CORS preflight, which browsers always send without a key, and this API wants a key in {places}",
+		Wanted: "the policy cors, which answers preflights before a key is asked for",
+		Seen:   "a preflight from {origin} for {method}, and no policy cors",
+		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to add the policy cors with the origin {origin}"}},
+		Hint:   "cors decides before key-auth wherever it stands in a list of policies",
 	})
 	keyRepeated = reason.New(reason.Reason{
 		Code: "key.repeated", Status: 401,
 		Title:  "More than one API key was sent",
-		Says:   "different API keys came in {places}; only one may be sent",
+		Says:   "two different API keys were sent[, {keys}]; only one may be",
 		Wanted: "one API key",
 		Seen:   "{keys}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send one key, in one place"}},
@@ -64,25 +74,25 @@ var (
 			{By: reason.Caller, Text: "check that the key is whole and belongs to this environment"},
 			{By: reason.Application, Text: "ask {owner|the owner of this API} for a new key if this one was replaced"},
 		},
-		Hint: "whygate calls --reason key.unknown shows who else uses {key}; a Credential document whose sha256 is that of another key is the usual cause",
+		Hint: "whygate calls --credential {key} lists the calls made with it; a Credential document with the sha256 of another key is the usual cause",
 	})
 	keyRevoked = reason.New(reason.Reason{
 		Code: "key.revoked", Status: 401,
 		Title:  "The API key has been revoked",
 		Says:   "key {key} has been revoked",
 		Wanted: "an active key",
-		Seen:   "key {key}[ of application \"{application}\"], revoked",
+		Seen:   "key {key}[ of application \"{application}\"][{owned_by}], revoked",
 		Fixes:  []reason.Fix{{By: reason.Application, Text: "use a newer key, or ask {owner|the owner of this API} for one"}},
-		Hint:   "state of the Credential",
+		Hint:   "state of Credential \"{credential}\", {written}",
 	})
 	keyExpired = reason.New(reason.Reason{
 		Code: "key.expired", Status: 401,
 		Title:  "The API key has expired",
 		Says:   "key {key} expired {ago} ago, at {until}",
 		Wanted: "a key that is still valid",
-		Seen:   "key {key}[ of application \"{application}\"], valid until {until}",
+		Seen:   "key {key}[ of application \"{application}\"][{owned_by}], valid until {until}",
 		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner|the owner of this API} for a new key"}},
-		Hint:   "until of the Credential",
+		Hint:   "until of Credential \"{credential}\", {written}",
 	})
 	keyEarly = reason.New(reason.Reason{
 		Code: "key.not-yet-valid", Status: 401,
@@ -91,7 +101,7 @@ var (
 		Wanted: "a call at or after {from}",
 		Seen:   "a call at {now}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "wait {wait}"}},
-		Hint:   "from of the Credential; a clock that is wrong looks the same",
+		Hint:   "from of Credential \"{credential}\", {written}; a clock that is wrong looks the same",
 	})
 	applicationSuspended = reason.New(reason.Reason{
 		Code: "application.suspended", Status: 403,
@@ -100,7 +110,7 @@ var (
 		Wanted: "an active application",
 		Seen:   "application \"{application}\", suspended",
 		Fixes:  []reason.Fix{{By: reason.Operator, Text: "ask {operator|the operator} to lift the suspension"}},
-		Hint:   "state of the Application",
+		Hint:   "state of Application \"{application}\", {written}",
 	})
 )
 
@@ -184,12 +194,16 @@ func (c *keyCheck) find(x *Exchange) (key string, other string) {
 // Check identifies the application.
 func (c *keyCheck) Check(x *Exchange) reason.Verdict {
 	key, other := c.find(x)
+	if key == "" && x.Preflight {
+		return preflightRefused.Refuse(reason.Public("places", c.places).At(c.at), reason.Public("origin", strings.Clone(x.Fields.Get(wire.Origin))),
+			reason.Public("method", strings.Clone(x.Fields.Get(wire.AccessControlRequestMethod))), x.OwnerFact())
+	}
 	if key == "" {
 		return c.challenged(x, c.missing(x))
 	}
 	if other != "" {
 		return c.challenged(x, keyRepeated.Refuse(reason.Public("places", c.places).At(c.at),
-			reason.Own("keys", []string{consumer.Fingerprint(key), consumer.Fingerprint(other)})))
+			reason.Own("keys", consumer.Fingerprint(key)+" and "+consumer.Fingerprint(other))))
 	}
 	cred := c.consumers.Credential(unsafe.Slice(unsafe.StringData(key), len(key)))
 	if cred == nil {
@@ -200,7 +214,7 @@ func (c *keyCheck) Check(x *Exchange) reason.Verdict {
 	}
 	x.Credential, x.Application = cred, cred.Application
 	if cred.Application.Suspended {
-		facts := []reason.Fact{reason.Own("application", cred.Application.Name).At(cred.Application.Source)}
+		facts := []reason.Fact{reason.Own("application", cred.Application.Name).At(cred.Application.Source), reason.Rule("written", cred.Application.Source.String())}
 		if o := x.Route.Operator; o.Contact != "" {
 			facts = append(facts, reason.Own("operator", o.Contact))
 		}
@@ -216,13 +230,30 @@ func (c *keyCheck) Check(x *Exchange) reason.Verdict {
 func notAccepted(x *Exchange, cred *consumer.Credential) reason.Verdict {
 	name := reason.Public("key", cred.Prefix)
 	app := reason.Own("application", cred.Application.Name)
+	by := reason.Rule("owned_by", ownedBy(cred.Application))
+	doc, written := reason.Rule("credential", cred.Name).At(cred.Source), reason.Rule("written", cred.Source.String())
 	switch {
 	case cred.Revoked:
-		return keyRevoked.Refuse(name, app, x.OwnerFact(), reason.Inner("credential", cred.Name).At(cred.Source))
+		return keyRevoked.Refuse(name, app, by, doc, written, x.OwnerFact())
 	case x.Now.Before(cred.From):
-		return keyEarly.Refuse(name, app, reason.Public("from", cred.From).At(cred.Source), reason.Public("now", x.Now), reason.Public("wait", cred.From.Sub(x.Now)))
+		return keyEarly.Refuse(name, app, doc, written, reason.Public("from", cred.From), reason.Public("now", x.Now), reason.Public("wait", roughly(cred.From.Sub(x.Now))))
 	}
-	return keyExpired.Refuse(name, app, x.OwnerFact(), reason.Public("until", cred.Until).At(cred.Source), reason.Public("ago", x.Now.Sub(cred.Until)))
+	return keyExpired.Refuse(name, app, by, doc, written, x.OwnerFact(), reason.Public("until", cred.Until), reason.Public("ago", roughly(x.Now.Sub(cred.Until))))
+}
+
+// ownedBy names who answers for an application, in brackets behind its name.
+func ownedBy(a *consumer.Application) string {
+	var parts []string
+	if a.Owner.Team != "" {
+		parts = append(parts, "team "+strconv.Quote(a.Owner.Team))
+	}
+	if a.Owner.Contact != "" {
+		parts = append(parts, a.Owner.Contact)
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
 }
 
 // challenged adds the field that every 401 must have (RFC 9110 §11.6.1).
@@ -292,7 +323,7 @@ func (c *keyCheck) unknown(x *Exchange, key string) reason.Verdict {
 	}
 	if len(key) > consumer.PrefixLength {
 		if same := c.consumers.WithPrefix(key[:consumer.PrefixLength]); len(same) > 0 {
-			facts = append(facts, reason.Rule("known", "a key with this prefix is known, of application "+same[0].Application.Name+", but the rest differs").At(same[0].Source))
+			facts = append(facts, reason.Rule("known", "a key with this prefix is known, of application "+same[0].Application.Name+ownedBy(same[0].Application)+", but the rest differs").At(same[0].Source))
 		}
 	}
 	return keyUnknown.Refuse(facts...)

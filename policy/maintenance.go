@@ -59,7 +59,13 @@ func (p *Maintenance) Compile(env *Env) any {
 // Check refuses while the maintenance lasts.
 func (c *maintenanceCheck) Check(x *Exchange) reason.Verdict {
 	if !c.From.IsZero() && x.Now.Before(c.From.Time) || !c.Until.IsZero() && !x.Now.Before(c.Until.Time) {
-		return reason.Verdict{}
+		if !x.Explaining {
+			return reason.Verdict{}
+		}
+		if x.Now.Before(c.From.Time) {
+			return reason.Pass(reason.Public("begins", c.From.Time).At(c.at))
+		}
+		return reason.Pass(reason.Public("ended", c.Until.Time).At(c.at))
 	}
 	if len(c.Allow) > 0 && c.allow.Contains(x.Client.Addr) {
 		if x.Explaining {

@@ -80,6 +80,9 @@ func methods(env *Env, field string, list []string) []string {
 // Check compares the method.
 func (c *methodCheck) Check(x *Exchange) reason.Verdict {
 	if slices.Contains(c.allow, x.Method) || x.Preflight {
+		if x.Explaining {
+			return reason.Pass(reason.Public("allowed", c.allow).At(c.at))
+		}
 		return reason.Verdict{}
 	}
 	x.Extra.Add("Allow", c.allowField)

@@ -99,12 +99,18 @@ type Env struct {
 	// LimitName is the same for all routes that share this policy, and from one revision to
 	// the next: counters are kept under it.
 	LimitName string
-	// Kinds of the policies on this route, this one included.
+	// Kinds of the policies on this route, this one included. Those that only watch stand there
+	// with Watching behind their names: nobody may rely on them.
 	Kinds map[string]bool
+	// Shadow says that this policy only watches.
+	Shadow bool
 	// CORSNames are the header names that browsers may want to send and read because of this
 	// route's other policies, such as the header of the key.
 	Resolve func(path string) string // of files named in the document
 }
+
+// Watching marks policies in Env.Kinds that only watch.
+const Watching = "~"
 
 // Problem reports an error at a field of the configuration ("" for the whole of it).
 func (e *Env) Problem(field, hint, format string, args ...any) {
@@ -117,9 +123,9 @@ func (e *Env) Lint(code, field, hint, format string, args ...any) {
 }
 
 func (e *Env) report(severity resource.Severity, code, field, hint, format string, args ...any) {
-	*e.Problems = append(*e.Problems, resource.Problem{
-		Pos: e.Node.At(field), Severity: severity, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint,
-	})
+	p := e.Node.Problem(field, fmt.Sprintf(format, args...), hint)
+	p.Severity, p.Code = severity, code
+	*e.Problems = append(*e.Problems, p)
 }
 
 // Source says where a field of the configuration is written, for facts.
@@ -129,9 +135,10 @@ func (e *Env) Source(field string) *reason.Source { return SourceOf(e.Node, fiel
 func SourceOf(n resource.Node, field string) *reason.Source {
 	p := n.At(field)
 	path := n.Path()
-	if field != "" {
-		path += "." + field
+	if path != "" && field != "" {
+		path += "."
 	}
+	path += field
 	return &reason.Source{Document: n.Document(), Field: path, File: p.File, Line: p.Line}
 }
 

@@ -518,7 +518,7 @@ func TestFormPolicies(t *testing.T) {
 	size := b.check("size", `{body: 1KiB, uri: 20, header: 200}`)
 	body := func(n string) *Exchange { return b.call("POST /", "Content-Length: "+n) }
 	wants(t, size.Check(body("1024")), "")
-	wants(t, size.Check(body("1025")), "size.body", "1 KiB are allowed")
+	wants(t, size.Check(body("1025")), "size.body", "1 B more than the allowed 1 KiB")
 	wants(t, size.Check(b.call("GET /123456789012345678901")), "size.uri")
 	wants(t, size.Check(b.call("GET /", "Cookie: "+strings.Repeat("x", 300))), "size.header", "Cookie with 300 B")
 

@@ -29,14 +29,14 @@ type Quota struct {
 var quotaExceeded = reason.New(reason.Reason{
 	Code: "quota.exceeded", Status: 429,
 	Title:  "The quota is used up",
-	Says:   "{caller} used all {limit} calls of this {period}; it ends in {retry_after}, at {reset}",
-	Wanted: "at most {limit} calls per {period} of each {per}",
-	Seen:   "{limit} of {limit} used, counted by {key}",
+	Says:   "{caller} used {allowance} of this {period}; it ends in {ends_in}, at {reset}",
+	Wanted: "at most {rule}",
+	Seen:   "{allowance} of this {period} used, counted by {counter}",
 	Fixes: []reason.Fix{
-		{By: reason.Caller, Text: "wait until the period ends, in {retry_after}"},
+		{By: reason.Caller, Text: "wait until the period ends, in {ends_in}"},
 		{By: reason.Owner, Text: "ask {owner|the owner of this API} for a larger quota[ than plan \"{plan}\" has]"},
 	},
-	Hint: "the counter is {key}",
+	Hint: "the counter is {counter}[; if {address} is a proxy, add it to trustedProxies of the Gateway]",
 })
 
 type quotaCheck struct {
@@ -52,6 +52,7 @@ type quotaOf struct {
 	of     string
 	at     *reason.Source
 	quotas *counter.Quotas
+	trust  *Trust
 	now    atomic.Pointer[counter.Period] // the one that the last call lay in
 }
 
@@ -62,7 +63,7 @@ func (p *Quota) Compile(env *Env) any {
 		env.Problem("timeZone", "an IANA name such as Europe/Berlin", "time zone %q is not known", p.TimeZone)
 	}
 	c := &quotaCheck{per: p.Per, name: env.LimitName + "\x00"}
-	c.limit, c.period, c.zone, c.at, c.quotas = p.Requests, p.Period, zone, env.Source("requests"), env.Quotas
+	c.limit, c.period, c.zone, c.at, c.quotas, c.trust = p.Requests, p.Period, zone, env.Source("requests"), env.Quotas, env.Trust
 	if (p.Per == "application" || p.Per == "credential") && !env.Kinds["key-auth"] {
 		env.Lint("quota.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies who calls, so calls are counted by address")
 	}
@@ -97,26 +98,29 @@ func (q *quotaOf) check(x *Exchange, name, per string) reason.Verdict {
 	x.limit(res)
 	if res.OK {
 		if x.Explaining {
-			return reason.Pass(reason.Own("used", q.limit-res.Left-1), reason.Own("limit", q.limit).At(q.at), reason.Own("period", q.period), reason.Own("key", x.keyText(per)))
+			return reason.Pass(reason.Own("used", q.limit-res.Left-1), reason.Own("limit", q.limit).At(q.at), reason.Own("period", q.period), reason.Own("counter", x.counterText(per)))
 		}
 		x.hold(hold{onRefuse: q, name: name})
 		return reason.Verdict{}
 	}
 	x.Extra.Add("Retry-After", secondsText(res.Retry))
 	facts := []reason.Fact{
-		reason.Own("caller", x.Caller()),
+		reason.Own("caller", x.counted(per)),
 		reason.Own("limit", q.limit).At(q.at),
 		reason.Own("period", q.period),
 		reason.Own("per", per),
-		reason.Own("key", x.keyText(per)),
+		reason.Own("counter", x.counterText(per)),
 		reason.Public("retry_after", res.Retry.Round(time.Second)),
+		reason.Public("ends_in", roughly(res.Retry)),
 		reason.Public("reset", p.End),
+		reason.Own("allowance", allCalls(q.limit)),
+		reason.Own("rule", ruleText(q.limit, " per "+q.period, per)),
 		x.OwnerFact(),
 	}
 	if q.of != "" {
 		facts = append(facts, reason.Own("plan", q.of))
 	}
-	return quotaExceeded.Refuse(facts...)
+	return quotaExceeded.Refuse(x.countedAddress(facts, per, q.trust)...)
 }
 
 // release gives a call back that a later check refused.

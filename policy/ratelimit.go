@@ -35,14 +35,14 @@ type RateLimit struct {
 var rateExceeded = reason.New(reason.Reason{
 	Code: "rate-limit.exceeded", Status: 429,
 	Title:  "Too many calls",
-	Says:   "{caller} used all {limit} calls per {period}",
-	Wanted: "at most {limit} calls per {period} of each {per}[, {burst} at once]",
-	Seen:   "{limit} of {limit} used, counted by {key}",
+	Says:   "{caller} used {allowance}",
+	Wanted: "at most {rule}[, {burst} at once]",
+	Seen:   "{allowance} used, counted by {counter}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "wait {retry_after}, then call again"},
 		{By: reason.Owner, Text: "ask {owner|the owner of this API} for a larger limit[ than plan \"{plan}\" has]"},
 	},
-	Hint: "the counter is {key}; if that is the address of a proxy, add it to trustedProxies of the Gateway",
+	Hint: "the counter is {counter}[; if {address} is a proxy, add it to trustedProxies of the Gateway]",
 })
 
 type rateCheck struct {
@@ -126,7 +126,7 @@ func (l *limitOf) check(x *Exchange, k counter.Key, per string) reason.Verdict {
 	if res.OK {
 		if x.Explaining {
 			return reason.Pass(reason.Own("used", l.rate.Burst-res.Left-1), reason.Own("limit", l.rate.Burst).At(l.at),
-				reason.Own("period", l.rate.Period), reason.Own("key", x.keyText(per)))
+				reason.Own("period", l.rate.Period), reason.Own("counter", x.counterText(per)))
 		}
 		x.hold(hold{onRefuse: l, key: k})
 		if tightest {
@@ -137,24 +137,25 @@ func (l *limitOf) check(x *Exchange, k counter.Key, per string) reason.Verdict {
 	l.tell(x, res)
 	x.Extra.Add("Retry-After", secondsText(res.Retry))
 	facts := []reason.Fact{
-		reason.Own("caller", x.Caller()),
+		reason.Own("caller", x.counted(per)),
 		reason.Own("limit", l.rate.Requests).At(l.at),
 		reason.Own("period", l.rate.Period),
 		reason.Own("per", per),
-		reason.Own("key", x.keyText(per)),
+		reason.Own("counter", x.counterText(per)),
 		reason.Public("retry_after", res.Retry.Round(time.Millisecond)),
 		x.OwnerFact(),
 	}
+	each := " per " + reason.Span(l.rate.Period)
+	allowance := allCalls(l.rate.Requests) + each
 	if l.rate.Burst != l.rate.Requests {
 		facts = append(facts, reason.Own("burst", l.rate.Burst))
+		allowance = allCalls(l.rate.Burst) + " that may come at once"
 	}
+	facts = append(facts, reason.Own("allowance", allowance), reason.Own("rule", ruleText(l.rate.Requests, each, per)))
 	if l.of != "" {
 		facts = append(facts, reason.Own("plan", l.of))
 	}
-	if per == "address" && l.trust != nil {
-		facts = append(facts, reason.Own("hops", x.Hops(l.trust)))
-	}
-	return rateExceeded.Refuse(facts...)
+	return rateExceeded.Refuse(x.countedAddress(facts, per, l.trust)...)
 }
 
 // release gives a call back that a later check refused.
@@ -176,8 +177,41 @@ func (l *limitOf) tell(x *Exchange, res counter.Result) {
 	}))
 }
 
-// keyText is the counter in words.
-func (x *Exchange) keyText(per string) string {
+// allCalls names an allowance that is used up.
+func allCalls(n int64) string {
+	if n == 1 {
+		return "the only call"
+	}
+	return "all " + strconv.FormatInt(n, 10) + " calls"
+}
+
+// ruleText is a limit in words: "100 calls per 1m of each application".
+func ruleText(n int64, each, per string) string {
+	of := " of each " + per
+	if per == "route" {
+		of = " of all callers of the route together"
+	}
+	return plural(int(n), "call") + each + of
+}
+
+// counted names whose calls a limit counts, for sentences.
+func (x *Exchange) counted(per string) string {
+	if per == "route" {
+		return "the callers of this route together"
+	}
+	return x.Caller()
+}
+
+// countedAddress adds how the address was found that a limit counts by.
+func (x *Exchange) countedAddress(facts []reason.Fact, per string, t *Trust) []reason.Fact {
+	if per != "address" {
+		return facts
+	}
+	return append(facts, reason.Own("address", x.Client.Addr), reason.Own("hops", x.Hops(t)))
+}
+
+// counterText is the counter in words.
+func (x *Exchange) counterText(per string) string {
 	switch per {
 	case "application":
 		return "application " + quote(x.Application.Name)

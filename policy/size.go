@@ -29,9 +29,9 @@ var (
 	bodyTooLarge = reason.New(reason.Reason{
 		Code: "size.body", Status: 413,
 		Title:  "The request body is too large",
-		Says:   "the body has {size}, {limit} are allowed",
+		Says:   "the body has {size}, {over} more than the allowed {limit}",
 		Wanted: "a body of at most {limit}",
-		Seen:   "{size}",
+		Seen:   "{size}, {over} too many",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "send at most {limit}[, for instance in several calls]"},
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} to raise the limit"},
@@ -41,7 +41,7 @@ var (
 	headerTooLarge = reason.New(reason.Reason{
 		Code: "size.header", Status: 431,
 		Title:  "The request header is too large",
-		Says:   "the header fields have {size}, {limit} are allowed; the largest is {field}",
+		Says:   "the header fields have {size}, {over} more than the allowed {limit}; the largest is {field}",
 		Wanted: "header fields of at most {limit}",
 		Seen:   "{size}, of it {field} with {field_size}",
 		Fixes: []reason.Fix{
@@ -53,9 +53,9 @@ var (
 	uriTooLong = reason.New(reason.Reason{
 		Code: "size.uri", Status: 414,
 		Title:  "The request target is too long",
-		Says:   "the request target has {size}, {limit} are allowed",
+		Says:   "the request target has {size}, {over} more than the allowed {limit}",
 		Wanted: "a target of at most {limit}",
-		Seen:   "{size}",
+		Seen:   "{size}, {over} too many",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "shorten the query, or send it as the body of a POST"},
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} to raise the limit"},
@@ -88,7 +88,7 @@ func (c *SizeCheck) Check(x *Exchange) reason.Verdict {
 		return c.TooLarge(x, x.BodySize)
 	}
 	if c.uri > 0 && len(x.Target) > c.uri {
-		return uriTooLong.Refuse(reason.Public("size", reason.Bytes(len(x.Target))), reason.Public("limit", reason.Bytes(c.uri)).At(c.at), x.OwnerFact())
+		return uriTooLong.Refuse(reason.Public("size", reason.Bytes(len(x.Target))), reason.Public("over", reason.Bytes(len(x.Target)-c.uri)), reason.Public("limit", reason.Bytes(c.uri)).At(c.at), x.OwnerFact())
 	}
 	if c.header > 0 {
 		total, largest := 0, 0
@@ -100,7 +100,7 @@ func (c *SizeCheck) Check(x *Exchange) reason.Verdict {
 		}
 		if total > c.header {
 			f := x.Fields[largest]
-			return headerTooLarge.Refuse(reason.Public("size", reason.Bytes(total)), reason.Public("limit", reason.Bytes(c.header)).At(c.at),
+			return headerTooLarge.Refuse(reason.Public("size", reason.Bytes(total)), reason.Public("over", reason.Bytes(total-c.header)), reason.Public("limit", reason.Bytes(c.header)).At(c.at),
 				reason.Public("field", strings.Clone(f.Name)), reason.Public("field_size", reason.Bytes(len(f.Value))), x.OwnerFact())
 		}
 	}
@@ -112,7 +112,7 @@ func (c *SizeCheck) Check(x *Exchange) reason.Verdict {
 
 // TooLarge is the refusal of a body of at least n bytes.
 func (c *SizeCheck) TooLarge(x *Exchange, n int64) reason.Verdict {
-	return bodyTooLarge.Refuse(reason.Public("size", reason.Bytes(n)), reason.Public("limit", reason.Bytes(c.Body)).At(c.at), x.OwnerFact())
+	return bodyTooLarge.Refuse(reason.Public("size", reason.Bytes(n)), reason.Public("over", reason.Bytes(n-c.Body)), reason.Public("limit", reason.Bytes(c.Body)).At(c.at), x.OwnerFact())
 }
 
 // DefaultSize is the check of routes without a policy size: the gateway's bound on bodies.

@@ -1,8 +1,6 @@
 package policy
 
 import (
-	"time"
-
 	"github.com/whygate/whygate/consumer"
 	"github.com/whygate/whygate/counter"
 	"github.com/whygate/whygate/reason"
@@ -26,9 +24,9 @@ var (
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "none[; it is subscribed to {others}]",
 		Fixes: []reason.Fix{
-			{By: reason.Application, Text: "subscribe[ application \"{application}\"] to {api|this API}[; {owner} approves it]"},
+			{By: reason.Application, Text: "subscribe {request|to this API}[; {owner} approves it]"},
 		},
-		Hint: "a Subscription document with application \"{application}\" and api {api}",
+		Hint: "a document of kind Subscription with application: {application} and api: {api} would allow it",
 	})
 	subscriptionPending = reason.New(reason.Reason{
 		Code: "subscription.pending", Status: 403,
@@ -37,7 +35,7 @@ var (
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "requested[ {requested}], waiting for approval by {owner|the owner of this API}",
 		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to approve it"}},
-		Hint:   "set state: active in Subscription \"{subscription}\"",
+		Hint:   "set state: active in Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionSuspended = reason.New(reason.Reason{
 		Code: "subscription.suspended", Status: 403,
@@ -46,7 +44,7 @@ var (
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "suspended[: {note}]",
 		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to resume it"}},
-		Hint:   "state of Subscription \"{subscription}\"",
+		Hint:   "state of Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionRejected = reason.New(reason.Reason{
 		Code: "subscription.rejected", Status: 403,
@@ -55,7 +53,7 @@ var (
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "rejected[: {note}]",
 		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} what is missing, and request it again"}},
-		Hint:   "state of Subscription \"{subscription}\"",
+		Hint:   "state of Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionExpired = reason.New(reason.Reason{
 		Code: "subscription.expired", Status: 403,
@@ -64,7 +62,7 @@ var (
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "expired[ at {until}]",
 		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner|the owner of this API} to renew it"}},
-		Hint:   "state and until of Subscription \"{subscription}\"",
+		Hint:   "state and until of Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionEarly = reason.New(reason.Reason{
 		Code: "subscription.not-yet-valid", Status: 403,
@@ -72,8 +70,8 @@ var (
 		Says:   "the subscription of application \"{application}\" to API \"{api}\" holds from {from}, in {wait}",
 		Wanted: "a call at or after {from}",
 		Seen:   "a call at {now}",
-		Fixes:  []reason.Fix{{By: reason.Caller, Text: "wait {wait}"}},
-		Hint:   "from of Subscription \"{subscription}\"",
+		Fixes:  []reason.Fix{{By: reason.Caller, Text: "wait {wait|until it begins}"}},
+		Hint:   "from of Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionElsewhere = reason.New(reason.Reason{
 		Code: "subscription.elsewhere", Status: 403,
@@ -82,10 +80,10 @@ var (
 		Wanted: "a subscription that covers {called}",
 		Seen:   "a subscription that covers {covers}",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "call {covers}"},
+			{By: reason.Caller, Text: "call {covers|what the subscription covers}"},
 			{By: reason.Application, Text: "ask {owner|the owner of this API} to extend the subscription to {called}"},
 		},
-		Hint: "version and stages of Subscription \"{subscription}\"",
+		Hint: "version and stages of Subscription \"{subscription}\"[, {written}]",
 	})
 )
 
@@ -96,7 +94,7 @@ type subscriptionCheck struct {
 
 // Compile demands that somebody identifies the application before.
 func (p *Subscribe) Compile(env *Env) any {
-	if !env.Kinds["key-auth"] {
+	if !env.Kinds["key-auth"] && !(env.Shadow && env.Kinds["key-auth"+Watching]) {
 		env.Problem("", "add key-auth to the policies", "subscription needs a policy that identifies the application, and this route has none")
 	}
 	return &subscriptionCheck{consumers: env.Consumers, at: env.Source("")}
@@ -161,13 +159,13 @@ func (c *subscriptionCheck) closest(x *Exchange, subs []*consumer.Subscription, 
 			continue
 		}
 		x.Subscription, x.Plan = s, s.Plan // for the record, and to ask the limits behind
-		facts = append(facts, reason.Own("subscription", s.Name).At(s.Source))
+		facts = append(facts, reason.Own("subscription", s.Name).At(s.Source), reason.Rule("written", s.Source.String()))
 		if s.Note != "" {
 			facts = append(facts, reason.Own("note", s.Note))
 		}
 		switch s.StateAt(x.Now) {
 		case consumer.Active:
-			return subscriptionEarly.Refuse(append(facts, reason.Own("from", s.From), reason.Own("now", x.Now), reason.Own("wait", s.From.Sub(x.Now)))...)
+			return subscriptionEarly.Refuse(append(facts, reason.Own("from", s.From), reason.Own("now", x.Now), reason.Own("wait", roughly(s.From.Sub(x.Now))))...)
 		case consumer.Pending:
 			if !s.Requested.IsZero() {
 				facts = append(facts, reason.Own("requested", s.Requested))
@@ -179,16 +177,16 @@ func (c *subscriptionCheck) closest(x *Exchange, subs []*consumer.Subscription, 
 			return subscriptionRejected.Refuse(facts...)
 		default:
 			if !s.Until.IsZero() {
-				facts = append(facts, reason.Own("until", s.Until), reason.Own("ago", x.Now.Sub(s.Until).Round(time.Second)))
+				facts = append(facts, reason.Own("until", s.Until), reason.Own("ago", roughly(x.Now.Sub(s.Until))))
 			}
 			return subscriptionExpired.Refuse(facts...)
 		}
 	}
 	if elsewhere != nil {
-		return subscriptionElsewhere.Refuse(append(facts, reason.Own("subscription", elsewhere.Name).At(elsewhere.Source),
+		return subscriptionElsewhere.Refuse(append(facts, reason.Own("subscription", elsewhere.Name).At(elsewhere.Source), reason.Rule("written", elsewhere.Source.String()),
 			reason.Own("covers", covers(elsewhere.Version, elsewhere.Stages)), reason.Own("called", covers(version, []string{stage})))...)
 	}
-	return subscriptionMissing.Refuse(facts...)
+	return subscriptionMissing.Refuse(append(facts, reason.Own("request", "application "+quote(x.Application.Name)+" to API "+quote(x.Route.API)))...)
 }
 
 func covers(version string, stages []string) string {
@@ -240,7 +238,7 @@ func (c planRates) Check(x *Exchange) reason.Verdict {
 	if l := c[x.Plan]; l != nil {
 		return l.check(x, counter.KeyOf(planRateID, x.planKey()), "subscription")
 	}
-	return reason.Verdict{}
+	return x.noLimit()
 }
 
 // Check counts one call of the plan's quota.
@@ -248,7 +246,18 @@ func (c planQuotas) Check(x *Exchange) reason.Verdict {
 	if q := c[x.Plan]; q != nil {
 		return q.check(x, x.Text("plan\x00", x.planKey()), "subscription")
 	}
-	return reason.Verdict{}
+	return x.noLimit()
+}
+
+// noLimit lets pass what the plan leaves open.
+func (x *Exchange) noLimit() reason.Verdict {
+	switch {
+	case !x.Explaining:
+		return reason.Verdict{}
+	case x.Plan == nil:
+		return reason.Pass(reason.Own("limit", "none without a plan"))
+	}
+	return reason.Pass(reason.Own("limit", "none in plan "+quote(x.Plan.Name)).At(x.Plan.Source))
 }
 
 // planKey is who is counted: the subscription, or on an open plan the application on this stage.

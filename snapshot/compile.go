@@ -224,7 +224,11 @@ func (c *compiler) upstreams() {
 		ok := true
 		for i, t := range d.Spec.Targets {
 			if _, _, _, _, err := upstream.ParseTarget(t.URL); err != nil {
-				c.problem(d.Problem(fmt.Sprintf("spec.targets[%d].url", i), err.Error(), "such as http://10.0.0.5:8080"))
+				message, hint := err.Error(), "such as http://10.0.0.5:8080"
+				if !strings.Contains(t.URL, "://") {
+					message, hint = fmt.Sprintf("the target %q has no scheme", t.URL), "write http://"+t.URL
+				}
+				c.problem(d.Problem(fmt.Sprintf("spec.targets[%d].url", i), message, hint))
 				ok = false
 			}
 		}

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strconv"
@@ -20,7 +21,7 @@ var (
 		Wanted: "a path that a route serves[, such as {nearest}]",
 		Seen:   "{method} {path}[ on {host}]",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "check the path[; did you mean {nearest}?]"}, {By: reason.Owner, Text: "add a route for {method} {path}"}},
-		Hint:   "paths are literal but for segments in braces; stages are {stages}",
+		Hint:   "paths are literal but for segments in braces; APIs are mounted at {stages}",
 	})
 	routeMethod = reason.New(reason.Reason{
 		Code: "route.method", Status: 405,
@@ -38,7 +39,7 @@ var (
 		Wanted: "{nearest}",
 		Seen:   "{path}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "call {nearest}"}},
-		Hint:   "/a and /a/ are two paths; stages are {stages}",
+		Hint:   "/a and /a/ are two paths to the gateway, as they are to many services",
 	})
 	routeStageMissing = reason.New(reason.Reason{
 		Code: "route.stage-missing", Status: 404,
@@ -48,7 +49,7 @@ var (
 		Seen:   "{path}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "call {nearest}"},
-			{By: reason.Owner, Text: "let the application build its links from X-Forwarded-Prefix, which is {prefix}"},
+			{By: reason.Owner, Text: "[let the application that wrote {referer} build its links from X-Forwarded-Prefix, which is {prefix}]"},
 		},
 		Hint: "Location, Link and cookie paths are rewritten by the gateway; links inside pages are the application's",
 	})
@@ -88,7 +89,7 @@ var (
 		Says:   "version {version} of API {api} has been retired[; in service: {versions}]",
 		Wanted: "version {versions}",
 		Seen:   "version {version}",
-		Fixes:  []reason.Fix{{By: reason.Caller, Text: "move to version {versions}"}, {By: reason.Owner, Text: "ask {owner|the owner of this API} how to move on"}},
+		Fixes:  []reason.Fix{{By: reason.Caller, Text: "move to version {versions}[: call {nearest}][: send {header}]"}, {By: reason.Owner, Text: "ask {owner|the owner of this API} how to move on"}},
 		Hint:   "state of the version in API {api}",
 	})
 	routeVersionUnknown = reason.New(reason.Reason{
@@ -173,7 +174,7 @@ func (s *Snapshot) Miss(x *policy.Exchange, usable func(*Route) bool) reason.Ver
 		return routeMethod.Refuse(facts...)
 	}
 	if r := q.retired; r != nil && usable(r) {
-		return routeVersionRetired.Refuse(append(facts, s.versionFacts(r, r.Version)...)...)
+		return routeVersionRetired.Refuse(append(append(facts, s.versionFacts(r, r.Version)...), s.moved(x, r)...)...)
 	}
 	if r := q.version; r != nil && usable(r) {
 		h := s.Set.API(r.API).Spec.VersionHeader
@@ -214,6 +215,32 @@ func (n *near) facts(as func(string, any) reason.Fact) []reason.Fact {
 
 func (s *Snapshot) versionFacts(r *Route, version string) []reason.Fact {
 	return []reason.Fact{reason.Public("api", r.API).At(r.Source), reason.Public("version", version), reason.Public("versions", r.Versions), (&policy.Exchange{Route: &r.Route}).OwnerFact()}
+}
+
+// moved says how the newest version in service is called: by a header, or at another path.
+func (s *Snapshot) moved(x *policy.Exchange, r *Route) []reason.Fact {
+	spec := &s.Set.API(r.API).Spec
+	var stage string
+	for _, st := range spec.Stages {
+		if st.Name == r.Stage {
+			stage = cmp.Or(st.Path, "/"+st.Name)
+		}
+	}
+	for i := len(spec.Versions) - 1; i >= 0; i-- {
+		v := &spec.Versions[i]
+		if v.State == "retired" {
+			continue
+		}
+		if v.Path == "" {
+			return []reason.Fact{reason.Public("header", spec.VersionHeader)}
+		}
+		path := cleanMount(stage) + cleanMount(spec.BasePath) + cleanMount(v.Path) + x.Path[min(len(r.Mount), len(x.Path)):]
+		q := search{method: x.Method, fields: x.Fields, path: path}
+		if s.router.match(x.Host, &q) != nil {
+			return []reason.Fact{reason.Public("nearest", short(path))}
+		}
+	}
+	return nil
 }
 
 func (s *Snapshot) stages() []string {

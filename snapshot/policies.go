@@ -136,13 +136,16 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 		route.Steps = append(route.Steps, policy.Step{Check: check, Name: h.name, Kind: h.kind.Name, Phase: h.kind.Phase, Shadow: h.entry.Shadow,
 			Source: policy.SourceOf(node, "")})
 	}
+	if h.entry.Shadow { // it watches, and changes nothing
+		return
+	}
 	if e, ok := made.(policy.RequestEditor); ok {
 		route.RequestEdits = append(route.RequestEdits, e)
 	}
 	if e, ok := made.(policy.ResponseEditor); ok {
 		route.ResponseEdits = append(route.ResponseEdits, e)
 	}
-	if s, ok := made.(*policy.SizeCheck); ok && !h.entry.Shadow {
+	if s, ok := made.(*policy.SizeCheck); ok {
 		route.Body = s
 	}
 }
@@ -162,7 +165,9 @@ func (c *compiler) implied(route *Route, kinds map[string]bool) {
 	if !kinds["size"] {
 		var at *reason.Source
 		if g := c.Set.Gateway; g != nil {
-			at = source(g, "spec.limits.bodyBytes")
+			if at = source(g, "spec.limits.bodyBytes"); g.At("spec.limits.bodyBytes") == g.At("spec.limits") {
+				at = nil // the default
+			}
 		}
 		route.Body = policy.DefaultSize(int64(c.Gateway.Limits.BodyBytes), at)
 		route.insert(policy.Step{Check: route.Body, Name: "size", Kind: "size", Phase: policy.Form, Source: at})
@@ -196,12 +201,26 @@ func (r *Route) insert(s policy.Step) {
 	r.Steps = slices.Insert(r.Steps, i, s)
 }
 
+// step is the first step of a kind, or nil.
+func (r *Route) step(kind string) *policy.Step {
+	for i := range r.Steps {
+		if r.Steps[i].Kind == kind {
+			return &r.Steps[i]
+		}
+	}
+	return nil
+}
+
 // lintRoute looks for what surprises people later.
 func (c *compiler) lintRoute(m *mounted, field string, route *Route, kinds map[string]bool) {
 	authenticates := kinds["key-auth"]
 	serves := func(method string) bool { return len(route.Methods) == 0 || slices.Contains(route.Methods, method) }
 	if authenticates && !kinds["cors"] && serves("OPTIONS") && len(route.Methods) > 0 {
 		c.lint(m.d.Problem(field+".methods", "CORS preflights (OPTIONS) of this route are refused for want of a key: browsers send none with them", "add the policy cors, which answers preflights before authentication"), "cors.preflight-refused")
+	}
+	identity, entitled := route.step("key-auth"), route.step("subscription")
+	if identity != nil && entitled != nil && identity.Shadow && !entitled.Shadow {
+		c.lint(m.d.Problem(field, "subscription refuses calls without a key, which key-auth lets pass as it only watches", "let both of them watch: shadow: true"), "subscription.shadow-identity")
 	}
 	if authenticates && !kinds["cors"] && len(route.Methods) == 0 {
 		c.lint(m.d.Problem(field, "this route serves OPTIONS like any other method, so CORS preflights are refused for want of a key", "add the policy cors if web pages call this API, or list the methods"), "cors.preflight-refused")
