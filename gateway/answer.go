@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"html/template"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +21,9 @@ func (c *call) refuse(v reason.Verdict) { c.refuseAt(-1, v) }
 // refuseAt answers a refusal by the check at step, and records it. Every answer of the
 // gateway from 400 up is written here or in failed, so that none is without a reason.
 func (c *call) refuseAt(step int, v reason.Verdict) {
-	c.rec.Decide = time.Since(c.w.Start)
+	if c.rec.Decide == 0 {
+		c.rec.Decide = time.Since(c.w.Start)
+	}
 	c.x.Undo()
 	c.rec.Outcome, c.rec.Reason = calllog.Refused, v.Reason.Code
 	if step >= 0 {
@@ -44,12 +47,12 @@ func (c *call) statusOf(v reason.Verdict, step int) int {
 // find obstacles one by one. Checks that need an identity are not asked without one.
 func (c *call) next(step int) reason.Trail {
 	steps := c.route.Steps[step+1:]
-	if len(steps) == 0 {
+	if len(steps) == 0 || c.x.Preflight && c.route.Steps[step].Phase == policy.CORS { // where preflights end
 		return nil
 	}
-	extra := len(c.x.Extra) // explaining must not add to the answer
+	extra := slices.Clone(c.x.Extra) // explaining must not change the answer
 	c.x.Explaining = true
-	defer func() { c.x.Explaining, c.x.Extra, c.x.Answer = false, c.x.Extra[:extra], nil }()
+	defer func() { c.x.Explaining, c.x.Extra, c.x.Answer = false, extra, nil }()
 	blind := c.x.Application == nil && c.route.Steps[step].Phase <= policy.Authentication
 	var trail reason.Trail
 	for i := range steps {
@@ -59,6 +62,9 @@ func (c *call) next(step int) reason.Trail {
 			continue
 		}
 		trail = append(trail, ask(s, &c.x))
+		if c.x.Preflight && s.Phase == policy.CORS && !s.Shadow {
+			break
+		}
 	}
 	return trail
 }
@@ -79,6 +85,14 @@ func ask(s *policy.Step, x *policy.Exchange) reason.Entry {
 // failed ends a call that was let pass and could not be carried out.
 func (c *call) failed(v reason.Verdict) {
 	c.rec.Outcome, c.rec.Reason = calllog.Failed, v.Reason.Code
+	if c.rec.Tries > 1 {
+		v.Facts = append(v.Facts, reason.Rule("tries", int(c.rec.Tries)))
+	}
+	if f, ok := v.Facts.Find("retry_after", reason.ToOperator); ok {
+		if d, ok := f.Value.(time.Duration); ok {
+			c.x.Extra.Put(wire.RetryAfter, strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10))
+		}
+	}
 	c.write(v, v.Reason.Status)
 }
 
@@ -131,7 +145,9 @@ func (c *call) write(v reason.Verdict, status int) {
 	c.finishHead(h)
 	h.Length = int64(len(body))
 	c.rec.Status = uint16(status)
-	c.rec.BytesOut = int64(len(body))
+	if c.x.Method != "HEAD" {
+		c.rec.BytesOut = int64(len(body))
+	}
 	c.send(body)
 }
 
@@ -147,7 +163,7 @@ func (c *call) answerItself() {
 // finishHead adds what every answer of the gateway carries.
 func (c *call) finishHead(h *wire.Head) {
 	h.Fields = append(h.Fields, c.x.Extra...)
-	if c.route != nil {
+	if c.route != nil && c.rec.Flags&calllog.Panicked == 0 { // one of these may be what panicked
 		for _, e := range c.route.ResponseEdits {
 			e.EditResponse(&c.x, h)
 		}

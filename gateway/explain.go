@@ -1,11 +1,11 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -128,7 +128,7 @@ func evaluate(s *snapshot.Snapshot, q Question, pardoned []string) (*Explanation
 	}
 	r := s.Match(x)
 	if r == nil {
-		v := s.Miss(x, func(r *snapshot.Route) bool { return true })
+		v := s.Miss(x, func(r *snapshot.Route) bool { return Usable(x, r) }) // what this caller is told; the rest is among the facts
 		e.refusedBy(reason.Entry{Check: "route", Kind: "route", Outcome: reason.Denied, Verdict: v}, v.Reason.Status)
 		return e, nil
 	}
@@ -136,9 +136,9 @@ func evaluate(s *snapshot.Snapshot, q Question, pardoned []string) (*Explanation
 	_, origin := x.Fields.Find(wire.Origin)
 	_, asks := x.Fields.Find(wire.AccessControlRequestMethod)
 	x.Preflight = x.Method == "OPTIONS" && origin && asks
-	e.Route = &RouteInfo{API: r.API, Version: r.Version, Stage: r.Stage, Name: r.Name, Mount: r.Mount, Path: r.Mount + r.Template, Source: r.Source}
+	e.Route = &RouteInfo{API: r.API, Version: r.Version, Stage: r.Stage, Name: r.Name, Mount: r.Mount, Path: templateOf(r), Source: r.Source}
 	e.Trail = append(e.Trail, reason.Entry{Check: "route", Kind: "route", Outcome: reason.Passed, From: r.Source,
-		Verdict: reason.Pass(reason.Public("route", r.Name), reason.Public("template", r.Mount+r.Template))})
+		Verdict: reason.Pass(reason.Public("route", r.Name), reason.Public("template", templateOf(r)))})
 	e.Also = s.Also(x, r)
 	e.checks(x, r, pardoned)
 	if x.Application != nil {
@@ -151,6 +151,14 @@ func evaluate(s *snapshot.Snapshot, q Question, pardoned []string) (*Explanation
 		e.Forward = forwardText(x, r)
 	}
 	return e, nil
+}
+
+// templateOf is what a route serves, mount included. The path / of a mount is the mount itself.
+func templateOf(r *snapshot.Route) string {
+	if r.Template == "/" && r.Mount != "" {
+		return r.Mount
+	}
+	return r.Mount + r.Template
 }
 
 // checks asks every check of the route.
@@ -174,11 +182,14 @@ func (e *Explanation) checks(x *policy.Exchange, r *snapshot.Route, pardoned []s
 				status = 403
 			}
 			e.refusedBy(entry, status)
+			if x.Preflight && s.Phase == policy.CORS && !s.Shadow {
+				return // had it passed it would end here, too
+			}
 			blind = blind || s.Phase == policy.Authentication && x.Application == nil
 			continue
 		}
 		e.Trail = append(e.Trail, entry)
-		if x.Preflight && s.Phase == policy.CORS && e.Verdict == nil {
+		if x.Preflight && s.Phase == policy.CORS && !s.Shadow && e.Verdict == nil {
 			e.Trail = append(e.Trail, reason.Entry{Check: "answer", Kind: "answer", Outcome: reason.Passed, Verdict: reason.Pass(reason.Public("answer", "the preflight is answered here; the checks behind it do not run"))})
 			return
 		}
@@ -251,6 +262,7 @@ func (q *Question) head() (head []byte, tls bool, err error) {
 // edit is one change: to the call, or to the verdict of a check when somebody else makes it.
 type edit struct {
 	fix    reason.Fix
+	slot   string // of the call that it changes; a later edit of the same slot replaces an earlier one
 	apply  func(q *Question)
 	pardon string // the check that would pass then
 }
@@ -260,47 +272,60 @@ const (
 	maxTrials  = 400 // evaluations per question
 )
 
-// findWays searches the smallest sets of changes after which the call passes: the smallest of
-// all, and the smallest that the caller can make alone.
+// findWays searches the smallest sets of changes after which the call passes: the smallest that
+// the caller can make alone, and the smallest with the help of others, if it takes no more changes.
 func findWays(s *snapshot.Snapshot, q Question, e *Explanation) []Way {
 	type state struct {
 		q        Question
 		pardoned []string
-		changes  []reason.Fix
+		changes  []edit
 		e        *Explanation
 	}
 	queue := []state{{q: q, e: e}}
-	var ways []Way
+	var alone, helped *Way
 	seen := map[string]bool{}
-	callerOnly := func(fs []reason.Fix) bool {
-		return !slices.ContainsFunc(fs, func(f reason.Fix) bool { return f.By != reason.Caller })
-	}
-	for trials := 0; len(queue) > 0 && trials < maxTrials; {
+	for trials := 0; len(queue) > 0 && trials < maxTrials && (alone == nil || helped == nil); {
 		st := queue[0]
 		queue = queue[1:]
 		if st.e.Verdict == nil {
-			complete := !slices.ContainsFunc(st.e.Trail, func(t reason.Entry) bool { return t.Outcome == reason.Unknown })
-			// A larger way is worth telling only if the caller can go it alone and no smaller one allowed that.
-			if len(ways) == 0 || callerOnly(st.changes) && !slices.ContainsFunc(ways, func(w Way) bool { return callerOnly(w.Changes) }) {
-				ways = append(ways, Way{Changes: st.changes, Complete: complete})
+			w := &Way{Complete: !slices.ContainsFunc(st.e.Trail, func(t reason.Entry) bool { return t.Outcome == reason.Unknown })}
+			for _, c := range st.changes {
+				w.Changes = append(w.Changes, c.fix)
 			}
-			if len(ways) == 2 {
-				break
+			own := 0
+			for _, f := range w.Changes {
+				if f.By == reason.Caller {
+					own++
+				}
+			}
+			switch {
+			case own == len(w.Changes):
+				if alone == nil {
+					alone = w
+				}
+			case helped == nil && (alone == nil || own == 0): // half alone, half helped is worth telling only where nothing else is
+				helped = w
 			}
 			continue
 		}
-		if len(st.changes) == maxChanges {
+		if len(st.changes) == maxChanges || alone != nil && len(st.changes) >= len(alone.Changes) {
 			continue
 		}
-		for _, ed := range edits(st.e) {
-			next := state{q: st.q, pardoned: st.pardoned, changes: append(slices.Clone(st.changes), ed.fix)}
+		for _, ed := range edits(st.e, q.At) {
+			next := state{q: st.q, pardoned: st.pardoned}
+			for _, c := range st.changes {
+				if c.slot == "" || c.slot != ed.slot {
+					next.changes = append(next.changes, c)
+				}
+			}
+			next.changes = append(next.changes, ed)
 			next.q.Header = slices.Clone(st.q.Header)
 			if ed.apply != nil {
 				ed.apply(&next.q)
 			} else {
 				next.pardoned = append(slices.Clone(st.pardoned), ed.pardon)
 			}
-			key := fmt.Sprint(next.q, next.pardoned)
+			key := fmt.Sprint(next.q, next.pardoned, ed.fix.By == reason.Caller)
 			if seen[key] {
 				continue
 			}
@@ -312,15 +337,23 @@ func findWays(s *snapshot.Snapshot, q Question, e *Explanation) []Way {
 			}
 		}
 	}
+	var ways []Way
+	for _, w := range []*Way{alone, helped} {
+		if w != nil {
+			ways = append(ways, *w)
+		}
+	}
+	slices.SortStableFunc(ways, func(a, b Way) int { return cmp.Compare(len(a.Changes), len(b.Changes)) })
 	return ways
 }
 
-// edits are the changes that could lift the first refusal of an explanation, the caller's own first.
-func edits(e *Explanation) []edit {
+// edits are the changes that could lift the first refusal of an explanation, the caller's own
+// first. asked is when the call was to be made to begin with.
+func edits(e *Explanation, asked time.Time) []edit {
 	v := e.Verdict
 	var list []edit
-	own := func(text string, apply func(q *Question)) {
-		list = append(list, edit{fix: reason.Fix{By: reason.Caller, Text: text}, apply: apply})
+	own := func(slot, text string, apply func(q *Question)) {
+		list = append(list, edit{fix: reason.Fix{By: reason.Caller, Text: text}, slot: slot, apply: apply})
 	}
 	fact := func(name string) string {
 		f, ok := v.Facts.Find(name, reason.ToOperator)
@@ -329,83 +362,93 @@ func edits(e *Explanation) []edit {
 		}
 		return f.Text()
 	}
+	value := func(name string) any {
+		f, _ := v.Facts.Find(name, reason.ToOperator)
+		return f.Value
+	}
 	switch v.Reason.Code {
 	case "route.slash", "route.stage-missing", "route.prefix-doubled", "route.case", "route.none":
-		if p := fact("nearest"); strings.HasPrefix(p, "/") {
-			own("call "+p, func(q *Question) { q.setPath(p) })
+		if p := fact("nearest"); strings.HasPrefix(p, "/") && !strings.Contains(p, "{") { // else it is a template
+			own("path", "call "+p, func(q *Question) { q.setPath(p) })
 		}
 	case "route.host":
 		if h := fact("nearest_host"); h != "" {
 			h = strings.Replace(h, "*", "www", 1)
-			own("call "+h, func(q *Question) { q.setHeader("Host", h) })
+			own("host", "call "+h, func(q *Question) { q.setHeader("Host", h) })
 		}
 	case "route.method", "method.not-allowed":
-		if f, ok := v.Facts.Find("allowed", reason.ToOperator); ok {
-			list = append(list, methodEdits(f.Value)...)
+		allowed, _ := value("allowed").([]string)
+		likely := []string{"POST", "PUT", "PATCH", "GET", "DELETE"} // in place of one that changes something
+		if e.Method == "GET" || e.Method == "HEAD" {
+			likely = []string{"GET", "POST", "PUT", "PATCH", "DELETE"}
+		}
+		for _, m := range likely {
+			if slices.Contains(allowed, m) {
+				own("method", "use "+m, func(q *Question) { q.Method = m })
+			}
 		}
 	case "route.version-retired", "route.version-unknown":
+		if p := fact("nearest"); p != "" {
+			own("path", "call "+p, func(q *Question) { q.setPath(p) })
+		}
 		h := fact("header")
-		if f, ok := v.Facts.Find("versions", reason.ToOperator); ok && h != "" {
-			if vs, ok := f.Value.([]string); ok && len(vs) > 0 {
-				newest := vs[len(vs)-1]
-				own("send "+h+": "+newest, func(q *Question) { q.setHeader(h, newest) })
-			}
+		if vs, _ := value("versions").([]string); len(vs) > 0 && h != "" {
+			newest := vs[len(vs)-1]
+			own("version", "send "+h+": "+newest, func(q *Question) { q.setHeader(h, newest) })
 		}
 	case "size.body":
-		if f, ok := v.Facts.Find("limit", reason.ToOperator); ok {
-			if n, ok := f.Value.(reason.Bytes); ok {
-				own("send at most "+n.String(), func(q *Question) { q.Body = int64(n) })
-			}
+		if n, ok := value("limit").(reason.Bytes); ok {
+			own("body", "send at most "+n.String(), func(q *Question) { q.Body = int64(n) })
 		}
-	case "rate-limit.exceeded", "quota.exceeded", "key.not-yet-valid", "subscription.not-yet-valid":
-		for _, name := range []string{"retry_after", "wait"} {
-			if f, ok := v.Facts.Find(name, reason.ToOperator); ok {
-				if d, ok := f.Value.(time.Duration); ok && d > 0 {
-					own("wait "+reason.Span(d), func(q *Question) { q.At = q.At.Add(d + time.Second) })
-				}
-			}
+	case "quota.exceeded":
+		if t, ok := value("reset").(time.Time); ok {
+			own("time", "call after "+reason.Stamp(t), func(q *Question) { q.At = t.Add(time.Second) })
+		}
+	case "rate-limit.exceeded":
+		if d, _ := value("retry_after").(time.Duration); d > 0 {
+			at := e.At.Add(d)
+			own("time", "wait "+reason.Span(at.Sub(asked)), func(q *Question) { q.At = at.Add(time.Second) })
+		}
+	case "key.not-yet-valid", "subscription.not-yet-valid":
+		if t, ok := value("from").(time.Time); ok {
+			own("time", "call after "+reason.Stamp(t), func(q *Question) { q.At = t.Add(time.Second) })
 		}
 	case "maintenance.active":
-		if f, ok := v.Facts.Find("until", reason.ToOperator); ok {
-			if t, ok := f.Value.(time.Time); ok {
-				own("call after "+reason.Stamp(t), func(q *Question) { q.At = t.Add(time.Second) })
-			}
+		if t, ok := value("until").(time.Time); ok {
+			own("time", "call after "+reason.Stamp(t), func(q *Question) { q.At = t.Add(time.Second) })
 		}
 	case "ip-access.not-allowed":
-		if f, ok := v.Facts.Find("allowed", reason.ToOperator); ok {
-			if nets, ok := f.Value.([]string); ok && len(nets) > 0 {
-				if p, err := netip.ParsePrefix(nets[0]); err == nil {
-					own("call from "+nets[0], func(q *Question) {
-						q.From = p.Addr()
-						q.dropHeader("X-Forwarded-For")
-					})
-				}
+		if nets, _ := value("allowed").([]string); len(nets) > 0 {
+			if p, err := netip.ParsePrefix(nets[0]); err == nil {
+				own("address", "call from "+nets[0], func(q *Question) {
+					q.From = p.Addr()
+					q.dropHeader("X-Forwarded-For")
+				})
 			}
 		}
 	case "cors.header":
 		if h := fact("header"); h != "" {
-			own("do not send the header "+h, func(q *Question) { q.dropToken("Access-Control-Request-Headers", h) })
+			own("", "do not send the header "+h, func(q *Question) { q.dropToken("Access-Control-Request-Headers", h) })
 		}
-	case "key.unknown", "key.missing", "key.revoked", "key.expired", "key.repeated":
-		if p := fact("places"); p != "" {
-			list = append(list, edit{fix: reason.Fix{By: reason.Caller, Text: "send a valid key in " + p}, pardon: e.refusing()})
-		} else {
-			list = append(list, edit{fix: reason.Fix{By: reason.Caller, Text: "send a valid key"}, pardon: e.refusing()})
-		}
-		return list
 	}
 	if p := fact("open_path"); p != "" && e.Route != nil {
-		below := e.Path[min(len(e.Route.Mount), len(e.Path)):]
-		own("call stage "+strconv.Quote(fact("open_stage"))+" at "+p+below, func(q *Question) { q.setPath(p + below) })
+		p += e.Path[min(len(e.Route.Mount), len(e.Path)):]
+		own("path", fmt.Sprintf("call stage %q at %s, where the plan %q needs no approval", fact("open_stage"), p, fact("open_plan")), func(q *Question) { q.setPath(p) })
 	}
-	// Somebody else can always lift it: the first fix that is not the caller's.
-	if check := e.refusing(); check != "request" && check != "route" {
-		told := v.Tell(reason.ToOperator)
-		for _, f := range told.Fixes {
-			if f.By != reason.Caller {
-				list = append(list, edit{fix: f, pardon: check})
-				break
-			}
+	check := e.refusing()
+	if check == "request" || check == "route" {
+		return list
+	}
+	// What cannot be tried out is taken as done: the caller's own remedy where nothing better was
+	// found, and the first one of somebody else.
+	tried := len(list) > 0 || v.Reason.Code == "maintenance.active"
+	lifted := v.Reason.Code == "maintenance.active" // asking when it ends does not end it
+	for _, f := range v.Tell(reason.ToOperator).Fixes {
+		switch {
+		case f.By == reason.Caller && !tried:
+			list, tried = append(list, edit{fix: f, pardon: check}), true
+		case f.By != reason.Caller && !lifted:
+			list, lifted = append(list, edit{fix: f, pardon: check}), true
 		}
 	}
 	return list
@@ -419,17 +462,6 @@ func (e *Explanation) refusing() string {
 		}
 	}
 	return ""
-}
-
-func methodEdits(v any) (list []edit) {
-	allowed, _ := v.([]string)
-	for _, m := range allowed {
-		if m == "HEAD" || m == "OPTIONS" {
-			continue
-		}
-		list = append(list, edit{fix: reason.Fix{By: reason.Caller, Text: "use " + m}, apply: func(q *Question) { q.Method = m }})
-	}
-	return list
 }
 
 func (q *Question) setPath(p string) {

@@ -5,10 +5,12 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/resource"
 	"github.com/whygate/whygate/upstream"
@@ -21,6 +23,13 @@ const maxInformed = 16
 // maxTries is Retries.Attempts at its largest, and one.
 const maxTries = 11
 
+// hop is the exchange with one target while it goes on.
+type hop struct {
+	t    *upstream.Target
+	trip upstream.Trip
+	up   *upload // nil when the content went out with the head
+}
+
 // forward sends the call to a target, again if it may, and relays the answer.
 func (c *call) forward() {
 	u := c.route.Upstream
@@ -32,28 +41,26 @@ func (c *call) forward() {
 		hash = c.hashOn(u.Spec.Balance.HashOn)
 	}
 	var tried [maxTries]*upstream.Target
-	fresh := false
-	for n := 0; ; {
-		t, v := u.Pick(c.w.Start, hash, tried[:n])
+	now := c.w.Start
+	for n := 0; ; n++ {
+		t, v := u.Pick(now, hash, tried[:n])
 		if v.Refused() {
 			c.failed(v)
 			return
 		}
 		c.rec.Tries++
 		c.rec.Target = t.Address
-		again := c.try(t, content, whole, fresh, n < u.Spec.Retries.Attempts)
-		switch again {
-		case done:
+		more := n < u.Spec.Retries.Attempts
+		again := c.try(t, content, whole, false, more)
+		if again == stale {
+			again = c.try(t, content, whole, true, more)
+		}
+		if again == done {
 			return
-		case stale: // an idle connection had been closed: the same target, anew, at no charge
-			fresh = true
-			c.rec.Tries--
-			continue
 		}
 		tried[n] = t
-		n++
-		fresh = false
 		c.rec.Flags |= calllog.Retried
+		now = time.Now()
 	}
 }
 
@@ -63,7 +70,7 @@ type outcome uint8
 const (
 	done  outcome = iota // the call is answered
 	retry                // another target may be tried
-	stale                // the connection was dead before it was used
+	stale                // the kept connection was dead: the same target again, on a new one
 )
 
 // content takes the request's content if all of it is here already: then it is sent with the
@@ -80,13 +87,14 @@ func (c *call) content() (content []byte, whole bool) {
 	return piece, true
 }
 
-// try sends the call to one target.
-func (c *call) try(t *upstream.Target, content []byte, whole, fresh, mayRetry bool) outcome {
+// try sends the call to one target. fresh demands a new connection; more says that the call
+// has tries left.
+func (c *call) try(t *upstream.Target, content []byte, whole, fresh, more bool) outcome {
 	now := time.Now()
 	safe := idempotent(c.x.Method)
-	trip, reused, v := t.Acquire(now, fresh, safe && whole)
+	trip, reused, v := t.Acquire(now, fresh)
 	if v.Refused() { // nothing was sent, so any method may go elsewhere
-		if mayRetry && t.Upstream().MayRetry(now) {
+		if more && c.inTime() && t.Upstream().MayRetry(now) {
 			return retry
 		}
 		c.failed(v)
@@ -95,25 +103,23 @@ func (c *call) try(t *upstream.Target, content []byte, whole, fresh, mayRetry bo
 	o := &c.out
 	c.address(o, t)
 	spec := &t.Upstream().Spec
+	c.hop = hop{t: t, trip: trip}
 	c.w.Bind(trip)
-	var up *upload
+	f := upstream.Failure{Stage: upstream.Sending, Limit: time.Duration(spec.Timeouts.Idle), Reused: reused, Unsafe: !safe}
+	wait, byRoute := c.patience(spec)
 	var err error
-	stage := upstream.Sending
-	timeout := time.Duration(spec.Timeouts.FirstByte)
-	if limit := c.route.Timeout; limit > 0 {
-		timeout = min(timeout, max(limit-time.Since(c.w.Start), 10*time.Millisecond))
-	}
 	if whole {
-		if err = trip.Send(o, content, time.Duration(spec.Timeouts.Idle)); err == nil {
-			stage = upstream.Awaiting
-			err = trip.ReadHead(o.Method, timeout)
+		if err = trip.Send(o, content, f.Limit); err == nil {
+			f.Stage, f.Limit, f.ByRoute = upstream.Awaiting, wait, byRoute
+			err = trip.ReadHead(o.Method, wait)
 		}
 	} else {
-		if err = trip.Send(o, nil, time.Duration(spec.Timeouts.Idle)); err == nil {
+		if err = trip.Send(o, nil, f.Limit); err == nil {
 			c.w.Continue()
-			up = c.startUpload(trip, timeout)
-			stage = upstream.Awaiting
-			err = trip.ReadHead(o.Method, 0)
+			c.hop.up = c.startUpload(trip, wait)
+			f.Stage, f.Limit, f.ByRoute = upstream.Awaiting, wait, byRoute
+			wait = 0 // the upload begins it when it ends
+			err = trip.ReadHead(o.Method, wait)
 		}
 	}
 	for n := 0; err == nil && trip.Head().Status < 200 && trip.Head().Status != 101; n++ {
@@ -124,24 +130,61 @@ func (c *call) try(t *upstream.Target, content []byte, whole, fresh, mayRetry bo
 		if s := trip.Head().Status; s != 100 {
 			c.w.Inform(s, relayable(trip.Head().Fields))
 		}
-		err = trip.ReadHead(o.Method, timeout)
+		err = trip.ReadHead(o.Method, wait)
 	}
-	if err == nil && mayRetry && whole && retryStatus(spec, trip.Head().Status) && (safe || spec.Retries.NonIdempotent) && t.Upstream().MayRetry(now) {
-		c.unbind(t, trip, up)
+	if err != nil {
+		f.Err = err
+		return c.tryFailed(f, whole, more)
+	}
+	status := trip.Head().Status
+	if more && whole && (safe || spec.Retries.NonIdempotent) && retryStatus(spec, status) && c.inTime() && t.Upstream().MayRetry(now) {
+		c.unbind()
 		t.Report(now, false)
 		return retry
 	}
-	if err != nil {
-		return c.tryFailed(t, trip, up, err, stage, timeout, reused, whole, safe, mayRetry)
-	}
 	c.rec.Wait = time.Since(c.w.Start)
-	if trip.Head().Status == 101 {
-		c.tunnel(t, trip)
+	if status == 101 {
+		c.tunnel()
 		return done
 	}
-	t.Report(now, !upstream.FailedStatus(trip.Head().Status))
-	c.relay(t, trip, up)
+	t.Report(now, !upstream.FailedStatus(status))
+	c.relay()
 	return done
+}
+
+// patience is how long the head of an answer may take from the end of the request, and whether
+// it is the route that says so. gRPC streams may be silent for as long as the service likes.
+func (c *call) patience(spec *resource.Upstream) (wait time.Duration, byRoute bool) {
+	if c.isGRPC() {
+		return time.Duration(spec.Timeouts.Stream), false
+	}
+	wait = time.Duration(spec.Timeouts.FirstByte)
+	if limit := c.route.Timeout; limit > 0 {
+		if left := max(limit-time.Since(c.w.Start), 10*time.Millisecond); left < wait {
+			return left, true
+		}
+	}
+	return wait, false
+}
+
+// overdue says that a client of gRPC has given up by the deadline it sent along. Its service has
+// too, often before the client's word comes, and is not to blame.
+func (c *call) overdue() bool {
+	if !c.isGRPC() {
+		return false
+	}
+	v, ok := c.x.Fields.Lookup("Grpc-Timeout")
+	if !ok || len(v) < 2 || len(v) > 9 {
+		return false
+	}
+	n, err := strconv.ParseInt(v[:len(v)-1], 10, 64)
+	unit := map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': 1}[v[len(v)-1]]
+	return err == nil && unit > 0 && time.Since(c.w.Start)/unit >= time.Duration(n)
+}
+
+// inTime says that the route's timeout has not run out.
+func (c *call) inTime() bool {
+	return c.route.Timeout <= 0 || time.Since(c.w.Start) < c.route.Timeout
 }
 
 func retryStatus(spec *resource.Upstream, status int) bool {
@@ -163,32 +206,62 @@ func idempotent(method string) bool {
 }
 
 // tryFailed decides what becomes of a try that got no answer.
-func (c *call) tryFailed(t *upstream.Target, trip upstream.Trip, up *upload, err error, stage upstream.Stage, timeout time.Duration, reused, whole, safe, mayRetry bool) outcome {
-	received := trip.Received()
-	gone := c.unbind(t, trip, up)
-	now := time.Now()
-	if up != nil && up.verdict.Refused() { // the request itself was at fault
-		c.rec.Outcome, c.rec.Reason = calllog.Refused, up.verdict.Reason.Code
-		c.head.Close = true // what follows in the connection cannot be told from the rest of the body
-		c.write(up.verdict, up.verdict.Reason.Status)
+func (c *call) tryFailed(f upstream.Failure, whole, more bool) outcome {
+	t := c.hop.t
+	received := c.hop.trip.Received()
+	intact := whole || c.hop.up == nil // the content can be sent once more
+	if c.unbindFailed(&f) {
 		return done
 	}
-	if gone || c.w.Gone() {
-		c.clientGone()
-		return done
+	if upstream.NotSent(f.Err) {
+		f.Stage = upstream.Sending
 	}
 	// A kept connection that the target closed while it was idle says nothing about the
 	// target: the request goes out once more on a new one.
-	if reused && !received && whole && !errors.Is(err, wire.ErrTimeout) && (safe || stage == upstream.Sending) {
+	if f.Reused && !received && intact && !errors.Is(f.Err, wire.ErrTimeout) && (!f.Unsafe || f.Stage == upstream.Sending) {
+		t.Unreport()
 		return stale
 	}
+	now := time.Now()
 	t.Report(now, false)
-	repeatable := whole && !received && (safe || c.route.Upstream.Spec.Retries.NonIdempotent || stage == upstream.Sending)
-	if repeatable && mayRetry && t.Upstream().MayRetry(now) {
+	repeatable := !f.Unsafe || f.Stage == upstream.Sending || c.route.Upstream.Spec.Retries.NonIdempotent
+	if !received && intact && repeatable && more && c.inTime() && t.Upstream().MayRetry(now) {
 		return retry
 	}
-	c.failed(t.FailedBy(err, stage, timeout, reused, !safe))
+	c.failed(t.FailedBy(f))
 	return done
+}
+
+// unbindFailed ends a try that failed before anything was sent to the client. It reports true
+// when that was the client's doing, and the call has been dealt with.
+func (c *call) unbindFailed(f *upstream.Failure) bool {
+	t, up := c.hop.t, c.hop.up
+	gone := c.unbind()
+	switch {
+	case up != nil && up.verdict.Refused(): // the request itself was at fault
+		t.Unreport()
+		c.refuseBody(up)
+		return true
+	case gone || c.w.Gone() || c.overdue() || up != nil && up.clientLeft:
+		t.Unreport()
+		c.clientGone()
+		return true
+	case up != nil && errors.Is(up.err, wire.ErrTimeout):
+		f.Err, f.Stage, f.Limit, f.ByRoute = up.err, upstream.Sending, time.Duration(t.Upstream().Spec.Timeouts.Idle), false
+	}
+	return false
+}
+
+// refuseBody answers a request whose content turned out to be wrong on its way.
+func (c *call) refuseBody(up *upload) {
+	c.head.Close = true // what follows in the connection cannot be told from the rest of the body
+	step := -1
+	for i := range c.route.Steps {
+		if up.tooLarge && c.route.Steps[i].Check == policy.Check(c.route.Body) {
+			step = i
+		}
+	}
+	c.refuseAt(step, up.verdict)
 }
 
 var clientLeft = reason.New(reason.Reason{
@@ -212,32 +285,75 @@ func (c *call) clientGone() {
 }
 
 // unbind ends a try: it stops the upload, gives the connection back and reports whether the client left.
-func (c *call) unbind(t *upstream.Target, trip upstream.Trip, up *upload) (gone bool) {
+func (c *call) unbind() (gone bool) {
 	gone = c.w.Unbind()
 	spoiled := gone
-	if up != nil {
-		if !up.ended.Load() { // it answered before it had read everything
-			spoiled = true
-			trip.Interrupt()
+	if c.hop.up != nil && !c.settle() {
+		spoiled = true
+	}
+	c.hop.t.Release(c.hop.trip, spoiled)
+	c.hop = hop{}
+	return gone
+}
+
+// unbindBroken ends an exchange whose connection cannot be used again.
+func (c *call) unbindBroken() {
+	c.w.Unbind()
+	c.hop.trip.Interrupt()
+	if c.hop.up != nil {
+		c.settle()
+	}
+	c.hop.t.Release(c.hop.trip, true)
+	c.hop = hop{}
+}
+
+// lastWrite is how long an upload may go on when the answer is complete and the client has sent everything.
+const lastWrite = 100 * time.Millisecond
+
+// settle waits for the end of the upload, and hastens it where the answer came before all was
+// sent. It reports whether the upstream got everything.
+func (c *call) settle() bool {
+	up, trip := c.hop.up, c.hop.trip
+	if up.read.Load() && !up.sent.Load() { // the last piece is being written, as a rule
+		t := time.NewTimer(lastWrite)
+		select {
+		case <-up.done:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+	if !up.sent.Load() {
+		up.stopped.Store(true)
+		trip.Interrupt()
+		if !up.read.Load() {
 			c.w.StopReading()
 		}
-		<-up.done
-		c.pieceIn = up.bytes.Load()
 	}
-	t.Release(trip, spoiled)
-	return gone
+	<-up.done
+	c.pieceIn = up.bytes.Load()
+	return up.sent.Load()
 }
 
 // upload sends content that did not arrive with the head. It runs beside the reading of the
 // answer, since an upstream may answer before it has read everything.
 type upload struct {
 	done    chan struct{}
-	ended   atomic.Bool
 	bytes   atomic.Int64
-	verdict reason.Verdict // what was wrong with the request, if that ended it
+	read    atomic.Bool // the client has sent everything
+	sent    atomic.Bool // and the upstream has been given it
+	stopped atomic.Bool // by settle: reading fails then, and the client has not left
+
+	mu       sync.Mutex // guards answered
+	answered bool
+
+	// What ended it early; to be read after done.
+	verdict    reason.Verdict // what was wrong with the request
+	tooLarge   bool           // that is, its size
+	clientLeft bool
+	err        error // of sending
 }
 
-func (c *call) startUpload(trip upstream.Trip, timeout time.Duration) *upload {
+func (c *call) startUpload(trip upstream.Trip, wait time.Duration) *upload {
 	u := &upload{done: make(chan struct{})}
 	limit := int64(-1)
 	if b := c.route.Body; b != nil {
@@ -245,33 +361,34 @@ func (c *call) startUpload(trip upstream.Trip, timeout time.Duration) *upload {
 	}
 	go func() {
 		defer close(u.done)
-		defer u.ended.Store(true)
 		for {
 			piece, last, err := c.w.Next()
 			if err != nil {
-				var f *wire.Fault
-				switch {
-				case errors.As(err, &f):
-					u.verdict = malformed(f)
-				case err == io.ErrUnexpectedEOF:
-					u.verdict = malformed(&wire.Fault{Rule: wire.BodyCutShort, Wanted: "the whole body", Text: "the client closed within the body"})
-				}
+				u.blame(err)
 				trip.Interrupt()
 				return
 			}
 			n := u.bytes.Add(int64(len(piece)))
 			if limit >= 0 && n > limit {
-				u.verdict = c.route.Body.TooLarge(&c.x, n)
+				u.verdict, u.tooLarge = c.route.Body.TooLarge(&c.x, n), true
 				trip.Interrupt()
 				return
 			}
-			if err := trip.Write(piece); err != nil {
-				trip.Await(timeout) // it may have answered before it stopped reading
-				return
+			u.read.Store(last)
+			if err = trip.Write(piece); err == nil && last {
+				err = trip.EndBody(c.w.Trailer())
 			}
-			if last {
-				trip.EndBody(c.w.Trailer())
-				trip.Await(timeout)
+			switch {
+			case errors.Is(err, wire.ErrTimeout):
+				u.err = err
+				trip.Interrupt()
+				return
+			case err != nil: // it may have answered before it stopped reading
+				u.await(trip, wait)
+				return
+			case last:
+				u.sent.Store(true)
+				u.await(trip, wait)
 				return
 			}
 		}
@@ -279,18 +396,52 @@ func (c *call) startUpload(trip upstream.Trip, timeout time.Duration) *upload {
 	return u
 }
 
+// blame says what an error of reading the content means.
+func (u *upload) blame(err error) {
+	var f *wire.Fault
+	switch {
+	case errors.As(err, &f):
+		u.verdict = malformed(f)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		u.verdict = malformed(&wire.Fault{Rule: wire.BodyCutShort, Wanted: "the whole body", Text: "the client closed within the body"})
+	default:
+		u.clientLeft = !u.stopped.Load()
+	}
+}
+
+// await begins the wait for the answer, unless that has come already: then other bounds hold.
+func (u *upload) await(trip upstream.Trip, wait time.Duration) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.answered {
+		trip.Await(wait)
+	}
+}
+
+// answer notes that the head of the answer has come.
+func (u *upload) answer() {
+	u.mu.Lock()
+	u.answered = true
+	u.mu.Unlock()
+}
+
 // relay passes the upstream's answer on to the client.
-func (c *call) relay(t *upstream.Target, trip upstream.Trip, up *upload) {
+func (c *call) relay() {
+	t, trip, up := c.hop.t, c.hop.trip, c.hop.up
 	spec := &t.Upstream().Spec
 	res := trip.Head()
 	c.rec.Status = uint16(res.Status)
 	c.rec.Outcome = calllog.Allowed
-	stream := isEventStream(res.Fields.Get(wire.ContentType))
+	kind := res.Fields.Get(wire.ContentType)
+	stream := isEventStream(kind) || isGRPCType(kind)
+	pause := time.Duration(spec.Timeouts.Idle)
 	if stream {
-		trip.SetTimeout(time.Duration(spec.Timeouts.Stream))
-	} else {
-		trip.SetTimeout(time.Duration(spec.Timeouts.Idle))
+		pause = time.Duration(spec.Timeouts.Stream)
 	}
+	if up != nil {
+		up.answer()
+	}
+	trip.SetTimeout(pause)
 	h := &c.head
 	c.buildAnswer(h, res)
 	refused := res.Status >= 400
@@ -299,36 +450,28 @@ func (c *call) relay(t *upstream.Target, trip upstream.Trip, up *upload) {
 		h.Fields.Add("Whygate-Refused-By", "upstream")
 	}
 	// The first piece, if it is here or must come soon: while nothing was sent, a broken
-	// answer can still become a whole refusal.
+	// answer can still become a whole refusal, and a refusal says in its body who wrote it.
 	var piece []byte
 	var last bool
 	var err error
-	if trip.Buffered() || res.Length >= 0 && !stream {
-		if piece, last, err = trip.Next(); err != nil && c.nothingSent(t, trip, up, err) {
+	if trip.Buffered() || res.Length == 0 || (res.Length > 0 || refused) && !stream {
+		if piece, last, err = trip.Next(); err != nil {
+			f := upstream.Failure{Err: err, Stage: upstream.Receiving, Limit: pause, Unsafe: !idempotent(c.x.Method)}
+			if c.unbindFailed(&f) {
+				return
+			}
+			t.Report(time.Now(), false)
+			c.failed(t.FailedBy(f))
 			return
 		}
 	}
 	if refused {
 		c.attribute(res, piece)
 	}
+	// An answer before the end of the request: what is left of that will not be read.
+	h.Close = up != nil && !up.read.Load()
 	c.w.Respond(h)
-	if err == nil {
-		err = c.copyContent(trip, up, piece, last)
-	}
-	c.afterRelay(t, trip, up, err, stream)
-}
-
-// nothingSent turns an answer that broke before any of it was sent into a refusal.
-func (c *call) nothingSent(t *upstream.Target, trip upstream.Trip, up *upload, err error) bool {
-	timeout := time.Duration(t.Upstream().Spec.Timeouts.Idle)
-	gone := c.unbind(t, trip, up)
-	if gone || c.w.Gone() {
-		c.clientGone()
-		return true
-	}
-	t.Report(time.Now(), false)
-	c.failed(t.FailedBy(err, upstream.Receiving, timeout, false, !idempotent(c.x.Method)))
-	return true
+	c.afterRelay(c.copyContent(piece, last), stream, pause)
 }
 
 // errClient wraps an error of writing to the client.
@@ -336,7 +479,8 @@ type errClient struct{ error }
 
 // copyContent writes the content piece by piece. What comes later than its predecessor is sent at
 // once; the record is written before the last piece.
-func (c *call) copyContent(trip upstream.Trip, up *upload, piece []byte, last bool) error {
+func (c *call) copyContent(piece []byte, last bool) error {
+	trip, up := c.hop.trip, c.hop.up
 	for {
 		c.rec.BytesOut += int64(len(piece))
 		if last {
@@ -369,30 +513,32 @@ func (c *call) copyContent(trip upstream.Trip, up *upload, piece []byte, last bo
 }
 
 // afterRelay ends an exchange whose answer has begun.
-func (c *call) afterRelay(t *upstream.Target, trip upstream.Trip, up *upload, err error, stream bool) {
+func (c *call) afterRelay(err error, stream bool, pause time.Duration) {
+	t, up := c.hop.t, c.hop.up
+	if err == nil {
+		c.unbind()
+		return
+	}
+	gone := c.w.Gone() || c.overdue()
+	c.unbindBroken()
 	var client errClient
 	switch {
-	case err == nil:
-		c.unbind(t, trip, up)
+	case up != nil && up.verdict.Refused(): // the answer came first, then the fault in the request
+		c.detail.Verdict = &up.verdict
+		c.rec.Outcome, c.rec.Reason = calllog.Refused, up.verdict.Reason.Code
+		c.rec.Flags |= calllog.Truncated
+		c.record()
+		c.w.Abort()
 		return
-	case errors.As(err, &client) || errors.Is(err, wire.ErrInterrupted) || c.w.Gone():
-		c.unbindBroken(t, trip, up)
-		c.rec.Flags |= calllog.ClientGone
-		if c.recorded {
-			c.amend(calllog.ClientGone)
-		}
+	case gone || errors.As(err, &client) || errors.Is(err, wire.ErrInterrupted):
+		c.amend(calllog.ClientGone)
 		c.record()
 		c.w.Abort()
 		return
 	}
 	// The upstream broke off. The client has a part; it must not take it for the whole.
-	timeout := time.Duration(t.Upstream().Spec.Timeouts.Idle)
-	if stream {
-		timeout = time.Duration(t.Upstream().Spec.Timeouts.Stream)
-	}
-	c.unbindBroken(t, trip, up)
 	t.Report(time.Now(), false)
-	v := t.FailedBy(err, upstream.Receiving, timeout, false, false)
+	v := t.FailedBy(upstream.Failure{Err: err, Stage: upstream.Receiving, Limit: pause})
 	c.detail.Verdict = &v
 	c.rec.Outcome, c.rec.Reason = calllog.Failed, v.Reason.Code
 	c.rec.Flags |= calllog.Truncated
@@ -420,60 +566,42 @@ func (c *call) afterRelay(t *upstream.Target, trip upstream.Trip, up *upload, er
 	}
 }
 
-// unbindBroken ends an exchange whose connection cannot be used again.
-func (c *call) unbindBroken(t *upstream.Target, trip upstream.Trip, up *upload) {
-	c.w.Unbind()
-	trip.Interrupt()
-	if up != nil {
-		c.w.StopReading()
-		<-up.done
-		c.pieceIn = up.bytes.Load()
-	}
-	t.Release(trip, true)
-}
-
 func isEventStream(contentType string) bool {
 	return len(contentType) >= 17 && wire.EqualFold(contentType[:17], "text/event-stream")
 }
 
 // tunnel joins both connections after a protocol upgrade.
-func (c *call) tunnel(t *upstream.Target, trip upstream.Trip) {
+func (c *call) tunnel() {
+	t, trip := c.hop.t, c.hop.trip
 	res := trip.Head()
 	h := &c.head
 	c.buildAnswer(h, res)
 	h.Fields.Put(wire.Upgrade, res.Upgrade)
 	h.Length = 0
-	if res.Upgrade == "" || c.x.Upgrade == "" {
-		gone := c.unbind(t, trip, nil)
-		t.Report(time.Now(), false)
-		if gone {
-			c.clientGone()
-			return
+	f := upstream.Failure{Err: &wire.Fault{Rule: "upgrade", Text: "101 without an upgrade that was asked for"}, Stage: upstream.Awaiting, Unsafe: true}
+	if res.Upgrade == "" || c.out.Upgrade == "" {
+		if !c.unbindFailed(&f) {
+			t.Report(time.Now(), false)
+			c.failed(t.FailedBy(f))
 		}
-		c.failed(t.FailedBy(&wire.Fault{Rule: "upgrade", Text: "101 without an upgrade that was asked for"}, upstream.Awaiting, 0, false, true))
 		return
 	}
 	c.w.Unbind()
 	up, pre := trip.Tunnel()
-	if up == nil {
-		t.ReleaseTunnel()
-		c.failed(t.FailedBy(&wire.Fault{Rule: "upgrade", Text: "101 on a connection that cannot become a tunnel"}, upstream.Awaiting, 0, false, true))
-		return
-	}
+	c.hop = hop{}
 	defer t.ReleaseTunnel()
+	defer up.Close()
 	t.Report(time.Now(), true)
 	c.rec.Status, c.rec.Outcome = 101, calllog.Allowed
 	c.rec.Flags |= calllog.Upgraded
 	c.w.Respond(h)
 	client, sent, err := c.w.Tunnel()
 	if err != nil {
-		up.Close()
 		c.rec.Flags |= calllog.ClientGone
 		c.record()
 		return
 	}
 	defer client.Close()
-	defer up.Close()
 	if len(pre) > 0 {
 		if _, err = client.Write(pre); err == nil {
 			c.rec.BytesOut += int64(len(pre))

@@ -9,12 +9,14 @@ import (
 )
 
 // record writes the call's record. It comes before the last byte of the answer, so that no
-// call is answered and then forgotten, whatever happens to the process.
+// call is answered and then forgotten, whatever happens to the process; and so that a client who
+// has its answer finds the place free that the call took.
 func (c *call) record() {
 	if c.recorded {
 		return
 	}
 	c.recorded = true
+	c.x.Finish()
 	r, x := &c.rec, &c.x
 	r.Duration = time.Since(c.w.Start)
 	r.Proto = x.Proto

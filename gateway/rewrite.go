@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -290,20 +291,12 @@ func (c *call) buildAnswer(h *wire.Head, res *wire.Response) {
 }
 
 // rewriteURL leads a URL of the upstream back through the mount: "/login" of an application on
-// /prod is /prod/login to the client.
+// /prod is /prod/login to the client. One that names the upstream itself names the gateway then.
 func (c *call) rewriteURL(v, field string) string {
-	mount := c.route.Mount
-	if mount == "" || v == "" {
-		return v
-	}
-	path, own := v, true
-	before := "" // scheme and authority, if any
+	before, path := "", v // scheme and authority, if any, and the rest
 	if i := strings.Index(v, "://"); i > 0 && i < 6 || strings.HasPrefix(v, "//") {
 		u, err := url.Parse(v)
-		if err != nil {
-			return v
-		}
-		if own = c.ownAuthority(u.Host); !own {
+		if err != nil || !c.ownAuthority(u.Host) {
 			return v // leads to somebody else
 		}
 		start := strings.Index(v, "//") + 2
@@ -317,6 +310,10 @@ func (c *call) rewriteURL(v, field string) string {
 		} else if u.Scheme == "http" && c.x.Scheme == "https" {
 			before = "https://" + c.x.Authority // it does not know of TLS before it
 		}
+	}
+	mount := c.route.Mount
+	if mount == "" {
+		return before + path
 	}
 	if !strings.HasPrefix(path, "/") {
 		if before == "" {
@@ -352,22 +349,25 @@ func (c *call) ownAuthority(host string) bool {
 	if wire.EqualFold(host, c.x.Authority) || wire.EqualFold(host, c.out.Host) || host == c.rec.Target {
 		return true
 	}
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		name, port = host, "80"
+	}
+	addr, err := netip.ParseAddr(name)
+	local := err == nil && addr.IsLoopback() || strings.EqualFold(name, "localhost")
 	for _, t := range c.route.Upstream.Targets() {
 		if wire.EqualFold(host, t.Host) || host == t.Address {
 			return true
 		}
+		if _, p, _ := net.SplitHostPort(t.Address); local && p == port {
+			return true // where it is to itself
+		}
 	}
-	if ap, err := netip.ParseAddrPort(host); err == nil && ap.Addr().IsLoopback() {
-		return true
-	}
-	return strings.EqualFold(host, "localhost") || strings.HasPrefix(host, "localhost:")
+	return false
 }
 
 // rewriteLink rewrites the targets of a Link field (RFC 8288): <target>; rel=next, …
 func (c *call) rewriteLink(v string) string {
-	if c.route.Mount == "" {
-		return v
-	}
 	var b strings.Builder
 	for {
 		open := strings.IndexByte(v, '<')
@@ -389,7 +389,7 @@ func (c *call) rewriteLink(v string) string {
 // rewriteRefresh rewrites "5; url=/next".
 func (c *call) rewriteRefresh(v string) string {
 	i := strings.Index(strings.ToLower(v), "url=")
-	if i < 0 || c.route.Mount == "" {
+	if i < 0 {
 		return v
 	}
 	target := strings.Trim(v[i+4:], `"' `)

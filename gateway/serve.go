@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ type call struct {
 	recorded bool
 	detail   Detail
 	out      wire.Outgoing
+	hop      hop
 	path     string // for the upstream, without that of the target
 	head     wire.Head
 	pieceIn  int64 // bytes of the request's content
@@ -130,12 +132,11 @@ func (c *call) decide() (v reason.Verdict, step int) {
 	steps := c.route.Steps
 	for i := range steps {
 		s := &steps[i]
-		v := s.Check.Check(&c.x)
-		if v.Refused() {
-			if s.Shadow {
-				c.shadowed(s, v)
-				continue
-			}
+		if s.Shadow {
+			c.watch(s)
+			continue
+		}
+		if v := s.Check.Check(&c.x); v.Refused() {
 			return v, i
 		}
 		if c.x.Answer != nil {
@@ -146,10 +147,15 @@ func (c *call) decide() (v reason.Verdict, step int) {
 	return reason.Verdict{}, -1
 }
 
-// shadowed notes what a policy that only watches would have refused.
-func (c *call) shadowed(s *policy.Step, v reason.Verdict) {
-	c.rec.Flags |= calllog.Shadowed
-	c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, v))
+// watch runs a policy that only watches: what it would have refused is noted, and the answer
+// carries nothing of it.
+func (c *call) watch(s *policy.Step) {
+	extra := slices.Clone(c.x.Extra)
+	if v := s.Check.Check(&c.x); v.Refused() {
+		c.rec.Flags |= calllog.Shadowed
+		c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, v))
+	}
+	c.x.Extra, c.x.Answer = append(c.x.Extra[:0], extra...), nil
 }
 
 // Malformed answers a request that never became a call.
@@ -189,6 +195,10 @@ func (c *call) panicked(p any) {
 	text := fmt.Sprint(p)
 	c.g.Log.Error("serving a call panicked", "call", c.id, "path", strings.Clone(c.x.Path), "panic", text, "stack", string(debug.Stack()))
 	c.rec.Flags |= calllog.Panicked
+	if c.hop.trip != nil {
+		c.hop.t.Unreport()
+		c.unbindBroken()
+	}
 	if c.w.Begun {
 		if !c.recorded {
 			c.rec.Status, c.rec.Outcome, c.rec.Reason = 500, calllog.Failed, panicked.Code
