@@ -219,7 +219,7 @@ func FindCall(calls *calllog.Reader, id string) (*calllog.Record, error) {
 	}
 	parsed, err := calllog.ParseID(id)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%q is no call id: %w", short(id), err)
 	}
 	rec, ok, err := calls.Find(parsed)
 	if err != nil {
@@ -229,6 +229,14 @@ func FindCall(calls *calllog.Reader, id string) (*calllog.Record, error) {
 		return nil, fmt.Errorf("there is no record of call %s, which began at %s: it was made on another node, or its record has been deleted by age or size", parsed, parsed.Time().UTC().Format(time.RFC3339))
 	}
 	return &rec, nil
+}
+
+// short bounds what is repeated of a text that was sent.
+func short(s string) string {
+	if len(s) > 60 {
+		return s[:60] + "…"
+	}
+	return s
 }
 
 func (s *Server) call(w http.ResponseWriter, r *http.Request) {

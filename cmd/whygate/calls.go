@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/whygate/whygate/admin"
 	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/consumer"
 )
 
 func (a *app) callsCommand() *cobra.Command {
@@ -34,13 +36,16 @@ code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
 					query.Set(name, *v)
 				}
 			}
+			if key := query.Get("credential"); len(key) != consumer.PrefixLength && !strings.HasPrefix(key, "sha256:") && key != "" {
+				query.Set("credential", consumer.Fingerprint(key))
+			}
 			if refused {
 				query.Set("refused", "true")
 			}
 			query["outcome"], query["flag"] = outcomes, flags
 			query.Set("limit", strconv.Itoa(limit))
 			if _, err := admin.ParseFilter(query, time.Now()); err != nil {
-				return usage("%v", err)
+				return usage("--%v", err)
 			}
 			if follow {
 				return a.followCalls(cmd.Context(), query, asJSON, a.callLine)
@@ -60,7 +65,7 @@ code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
 		{"since", "only calls that began after this: a span before now (1h) or a time"},
 		{"until", "only calls that began before this"},
 		{"api", "only calls to this API"}, {"version", "only calls to this version"}, {"stage", "only calls to this stage"}, {"route", "only calls of this route"},
-		{"application", "only calls of this application"}, {"credential", "only calls with the key of this public prefix or fingerprint"},
+		{"application", "only calls of this application"}, {"credential", "only calls with this key: its public prefix, its fingerprint, or the key itself, which is not passed on"},
 		{"reason", "only calls refused for this reason; a star at the end matches more"},
 		{"status", "only calls with this status: 403, 4xx or 400-499"},
 		{"client", "only calls from this address"}, {"path", "only calls whose path begins so"}, {"method", "only calls with this method"},
@@ -136,10 +141,13 @@ func (a *app) callRow(c *admin.Call, sep string) string {
 	}
 	why := c.Reason
 	if c.Has("shadowed") && why == "" {
-		why = "(shadow)"
+		why = "shadow"
+		if c.Detail != nil && len(c.Detail.Shadows) > 0 {
+			why += ":" + c.Detail.Shadows[0].Reason.Code
+		}
 	}
 	row := ""
-	for i, v := range []string{c.Start.UTC().Format("01-02 15:04:05"), strconv.Itoa(c.Status), c.Method, path, orDash(c.API), orDash(who), c.Client.String(),
+	for i, v := range []string{c.Start.UTC().Format("01-02 15:04:05"), strconv.Itoa(c.Status), orDash(c.Method), orDash(path), orDash(c.API), orDash(who), c.Client.String(),
 		milliseconds(c.Duration), orDash(why), c.ID.String()} {
 		if i > 0 {
 			row += sep

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -51,7 +52,7 @@ hardly mean what they say. The exit code is 1 when there are errors.`,
 
 // compileOffline compiles documents without bringing anything to life.
 func compileOffline(paths []string) (*snapshot.Snapshot, *resource.Set, resource.Problems) {
-	set, problems := resource.Load(paths...)
+	set, problems := loadDocuments(paths)
 	quotas, _ := counter.OpenQuotas("")
 	env := snapshot.Env{Memory: counter.NewMemory(), Quotas: quotas, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	snap, more := snapshot.Compile(set, env)
@@ -61,6 +62,16 @@ func compileOffline(paths []string) (*snapshot.Snapshot, *resource.Set, resource
 		snap = nil
 	}
 	return snap, set, problems
+}
+
+// loadDocuments reads documents. That there are none is an error to whoever named a path.
+func loadDocuments(paths []string) (*resource.Set, resource.Problems) {
+	set, problems := resource.Load(paths...)
+	if len(set.Documents()) == 0 && !problems.HasErrors() {
+		problems = resource.Problems{{Pos: resource.Pos{File: strings.Join(paths, " ")}, Message: "no documents here",
+			Hint: "documents are in files named *.yaml, *.yml or *.json; whygate schema says what they look like"}}
+	}
+	return set, problems
 }
 
 func count(ps resource.Problems) (errs, warnings int) {
@@ -77,6 +88,9 @@ func count(ps resource.Problems) (errs, warnings int) {
 func plural(n int, word string) string {
 	if n == 1 {
 		return "1 " + word
+	}
+	if stem, ok := strings.CutSuffix(word, "y"); ok {
+		word = stem + "ie"
 	}
 	return fmt.Sprintf("%d %ss", n, word)
 }

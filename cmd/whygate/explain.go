@@ -136,14 +136,10 @@ func (a *app) tellExplanation(e *gateway.Explanation) {
 		if h.Why != "" {
 			text += ", " + h.Why
 		}
-		label := ""
 		if h.Chosen {
-			label = "client"
-		} else if strings.HasPrefix(h.Why, "ignored") {
-			label = "hop"
-		}
-		if label != "" {
-			t.line(label, text, "")
+			t.line("client", text, "")
+		} else {
+			t.line("hop", text, "")
 		}
 	}
 	if e.Caller != "" {
@@ -158,17 +154,20 @@ func (a *app) tellExplanation(e *gateway.Explanation) {
 		a.tellEntry(entry)
 	}
 	fmt.Fprintln(a.out)
+	if v := e.Verdict; v != nil && len(e.Ways) == 0 {
+		t.fixes(v.Tell(reason.ToOperator).Fixes)
+	}
 	for i, w := range e.Ways {
 		label := "to pass"
 		if i > 0 {
-			label = "or alone"
+			label = "or"
 		}
 		for j, f := range w.Changes {
 			text := f.Text
 			if j > 0 {
 				text, label = "and "+text, ""
 			}
-			t.put(label, text, whoCan(f.By))
+			t.put(label, text, whoCan(f))
 		}
 		if !w.Complete {
 			t.put("", "(checks that depend on who calls could not be asked)", "")
@@ -177,7 +176,11 @@ func (a *app) tellExplanation(e *gateway.Explanation) {
 	if e.Forward != "" {
 		t.line("forward", e.Forward, "")
 	}
-	t.line("revision", fmt.Sprintf("%d · at %s", e.Revision, reason.Stamp(e.At)), "")
+	if e.Revision > 0 {
+		t.line("revision", fmt.Sprintf("%d · at %s", e.Revision, reason.Stamp(e.At)), "")
+	} else {
+		t.line("asked", "offline, for "+reason.Stamp(e.At), "")
+	}
 }
 
 // tellEntry is one check of the trail with its facts.
@@ -198,6 +201,11 @@ func (a *app) tellEntry(e reason.Entry) {
 		text = factsText(e.Facts)
 	}
 	right := e.From.String()
+	for _, f := range e.Facts {
+		if right == "" { // of a limit that a plan sets
+			right = f.From.String()
+		}
+	}
 	width := min(s.width, rightMost)
 	const indent = 24
 	for i, l := range wrap(clean(text), max(width-indent-len(right)-2, 30)) {
@@ -215,8 +223,8 @@ func (a *app) tellEntry(e reason.Entry) {
 
 func factsText(facts reason.Facts) string {
 	if text := usedText(facts); text != "" {
-		if k, ok := facts.Find("key", reason.ToOperator); ok {
-			text += ", counted by " + k.Text()
+		if c, ok := facts.Find("counter", reason.ToOperator); ok {
+			text += ", counted by " + c.Text()
 		}
 		return text
 	}

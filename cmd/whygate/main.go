@@ -12,6 +12,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/whygate/whygate/resource"
 )
 
 // version is set at build time: go build -ldflags "-X main.version=1.2.3".
@@ -106,6 +109,7 @@ what would make it pass, and who can change that.`,
 			return nil
 		},
 	}
+	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().StringVar(&a.color, "color", "auto", "colours: auto (only on a terminal), always or never")
 	root.SetVersionTemplate("whygate {{.Version}}\n")
 	root.AddCommand(
@@ -114,6 +118,20 @@ what would make it pass, and who can change that.`,
 		exitCodesTopic(),
 	)
 	return root
+}
+
+// flagError names the flag that was meant.
+func flagError(c *cobra.Command, err error) error {
+	name, ok := strings.CutPrefix(err.Error(), "unknown flag: --")
+	hint := c.CommandPath() + " --help lists the flags"
+	if ok {
+		var known []string
+		c.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+		if n := resource.Nearest(name, known); n != "" {
+			hint = "did you mean --" + n + "?"
+		}
+	}
+	return usage("%v; %s", err, hint)
 }
 
 func exitCodesTopic() *cobra.Command {

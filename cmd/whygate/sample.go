@@ -25,8 +25,8 @@ func (a *app) sampleCommand() *cobra.Command {
 		Use:   "sample",
 		Short: "Run a small shop to put the gateway in front of",
 		Long: `Runs a small web service, a shop, that knows nothing of a gateway: orders as JSON, a
-form that redirects, server-sent events, slow and failing answers, an echo of what it
-was sent, a WebSocket.`,
+form that redirects, server-sent events, slow, failing and broken answers, an echo of
+what it was sent, a WebSocket.`,
 		Example: "  whygate sample --listen 127.0.0.1:9000",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -83,6 +83,7 @@ func newShop() http.Handler {
 	mux.HandleFunc("GET /large", s.large)
 	mux.HandleFunc("/echo", s.echo)
 	mux.HandleFunc("/status/{code}", s.status)
+	mux.HandleFunc("/broken/{how}", s.broken)
 	mux.HandleFunc("GET /ws", s.socket)
 	return mux
 }
@@ -206,7 +207,31 @@ func (s *shop) status(w http.ResponseWriter, r *http.Request) {
 	if err != nil || code < 200 || code > 599 {
 		code = 400
 	}
+	if r.URL.Query().Get("by") == "nginx" { // as if one stood before the shop
+		w.Header().Set("Server", "nginx/1.27.2")
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(code)
+		title := fmt.Sprintf("%d %s", code, http.StatusText(code))
+		fmt.Fprintf(w, "<html>\r\n<head><title>%s</title></head>\r\n<body>\r\n<center><h1>%s</h1></center>\r\n<hr><center>nginx/1.27.2</center>\r\n</body>\r\n</html>\r\n", title, title)
+		return
+	}
 	sendJSON(w, code, map[string]any{"status": code, "text": http.StatusText(code)})
+}
+
+// broken answers as no service should: it closes at once, cuts its answer short, or speaks no HTTP.
+func (s *shop) broken(w http.ResponseWriter, r *http.Request) {
+	nc, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), 500)
+		return
+	}
+	defer nc.Close()
+	switch r.PathValue("how") {
+	case "cut":
+		io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nthis is not")
+	case "garbage":
+		io.WriteString(nc, "220 mail.shop.test ESMTP\r\n\r\n")
+	}
 }
 
 // socket echoes WebSocket messages: as much of RFC 6455 as that takes.

@@ -181,7 +181,10 @@ func (n *node) load() (*snapshot.Snapshot, *resource.Set, resource.Problems) {
 	if n.opts.upstream != "" {
 		set, problems = resource.Parse(resource.File{Name: "--upstream", Data: upstreamDocuments(n.opts.upstream)})
 	} else {
-		set, problems = resource.Load(n.opts.paths...)
+		if set, problems = loadDocuments(n.opts.paths); len(set.APIs) == 0 && !problems.HasErrors() {
+			problems = append(problems, resource.Problem{Pos: resource.Pos{File: strings.Join(n.opts.paths, " ")},
+				Message: "there is no document of kind API, so every call would be refused", Hint: "name the files of your APIs, too"})
+		}
 	}
 	env := n.gateway.Env()
 	env.Listen, env.AlsoListen = n.opts.listen, n.opts.listenSet
@@ -326,6 +329,14 @@ func (n *node) state(snap *snapshot.Snapshot) string {
 	return b.String()
 }
 
+// settled says that nobody is writing documents at this moment: half of a file may well be valid.
+func (n *node) settled() bool {
+	snap := n.gateway.Snapshot()
+	before := n.state(snap)
+	time.Sleep(50 * time.Millisecond)
+	return n.state(snap) == before
+}
+
 func (n *node) startAdmin() error {
 	if n.opts.admin == "" {
 		return nil
@@ -391,7 +402,7 @@ func (n *node) background(ctx context.Context) {
 			n.reloading.Lock()
 			changed := n.seen != n.state(n.gateway.Snapshot())
 			n.reloading.Unlock()
-			if changed {
+			if changed && n.settled() {
 				n.reload()
 			}
 		}

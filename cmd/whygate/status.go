@@ -44,7 +44,7 @@ func (a *app) tellStatus(st *admin.Status) {
 	fmt.Fprintf(a.out, "%s node %s %s, up %s, version %s\n", mark, s.strong(st.Node), state, reason.Span(time.Since(st.Started).Round(time.Second)), st.Version)
 	t := &teller{a: a}
 	for _, l := range st.Listeners {
-		t.line("listens on", l, "")
+		t.line("listens", l, "")
 	}
 	t.line("revision", fmt.Sprintf("%d, loaded %s, %s, %s", st.Revision, reason.Stamp(st.Loaded), plural(st.Routes, "route"), plural(st.Warnings, "warning")), "")
 	if !st.Reload.OK {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/term"
@@ -65,7 +66,18 @@ func clean(t string) string {
 }
 
 func isControl(r rune) bool {
-	return r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+	return r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError || unicode.Is(unicode.Bidi_Control, r)
+}
+
+// shellWord quotes a text of a caller for a command line that somebody may copy.
+func shellWord(t string) string {
+	safe := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-%:@,+=", r)
+	}
+	if t = clean(t); t != "" && strings.IndexFunc(t, func(r rune) bool { return !safe(r) }) < 0 {
+		return t
+	}
+	return "'" + strings.ReplaceAll(t, "'", `'\''`) + "'"
 }
 
 // wrap breaks text at spaces, so that each line has at most n columns where it can.

@@ -47,6 +47,7 @@ directory.`,
 				return a.printJSON(call)
 			}
 			a.tellCall(call)
+			a.tellSince(cmd.Context(), call)
 			return nil
 		},
 	}
@@ -155,6 +156,9 @@ func (a *app) followCalls(ctx context.Context, query url.Values, asJSON bool, sh
 func (a *app) tellCall(c *admin.Call) {
 	s := a.style
 	head := fmt.Sprintf("%d %s %s", c.Status, c.Method, c.Path)
+	if c.Method == "" {
+		head = fmt.Sprintf("%d before a whole request had come", c.Status)
+	}
 	mark, end := s.bad("✗"), ""
 	switch c.Outcome {
 	case "allowed":
@@ -172,7 +176,7 @@ func (a *app) tellCall(c *admin.Call) {
 	case "failed":
 		end = "let pass, but the upstream failed"
 		if c.Reason == "client.gone" {
-			end = "the client left before the answer"
+			mark, end = s.warn("!"), "the client left before the answer"
 		}
 	default:
 		end = "refused by the gateway"
@@ -195,13 +199,13 @@ func (a *app) tellCall(c *admin.Call) {
 	}
 	if d := c.Detail; d != nil {
 		if r := d.Refuser; r != nil {
-			t.line("refused by", r.Product+": "+strings.Join(r.Evidence, "; "), "")
-			t.line("fix", "the answer is the upstream's own: look into the log of "+c.Target+" at "+c.Start.UTC().Format("15:04:05")+" UTC", "they can")
+			t.line("who", r.Product+": "+strings.Join(r.Evidence, "; "), "")
+			t.fixes([]reason.Fix{{By: reason.Owner, Text: "look into the log of " + c.Target + " at " + c.Start.UTC().Format("15:04:05") + " UTC; the answer is its own"}})
 		}
 		t.line("next", nextText(d.Next), "")
 		for _, sh := range d.Shadows {
 			told := sh.Tell(reason.ToOperator)
-			t.line("shadow", sh.Check+" would have refused: "+told.Says, sh.From.String())
+			t.line("shadow", sh.Check+" would have refused with "+told.Code+": "+told.Says, sh.From.String())
 		}
 		for _, h := range d.Hints {
 			t.line("hint", h.Code+": "+h.Text, "")
@@ -211,25 +215,66 @@ func (a *app) tellCall(c *admin.Call) {
 		t.line("hint", c.Told.Hint, "")
 	}
 	t.line("client", clientText(c), "")
-	if c.Application != "" {
-		who := c.Application
+	t.line("caller", callerText(c), "")
+	t.line("route", routeText(c), "")
+	t.line("revision", a.processText(c), "")
+	t.line("call", fmt.Sprintf("%s at %s UTC · took %s · %v in, %v out", c.ID, c.Start.UTC().Format("2006-01-02 15:04:05.000"), milliseconds(c.Duration),
+		reason.Bytes(c.BytesIn), reason.Bytes(c.BytesOut)), "")
+	fmt.Fprintln(a.out)
+}
+
+// callerText tells whom the checks identified, and how.
+func callerText(c *admin.Call) string {
+	who := ""
+	switch {
+	case c.Application != "":
+		who = "application " + c.Application
 		if c.Credential != "" {
 			who += ", key " + c.Credential
 		}
-		if c.Plan != "" {
-			who += ", plan " + c.Plan
-		}
-		if c.Remaining != nil {
-			who += fmt.Sprintf(", %d left of the tightest limit", *c.Remaining)
-		}
-		t.line("caller", who, "")
-	} else if c.Credential != "" {
-		t.line("caller", "unknown, key "+c.Credential, "")
+	case c.Credential != "":
+		return "nobody: key " + c.Credential + " was not accepted"
+	case c.Reason == "key.missing":
+		return "nobody: no key was sent"
 	}
-	t.line("route", routeText(c), "")
-	t.line("revision", a.processText(c), "")
-	t.line("call", c.ID.String()+" at "+c.Start.UTC().Format("2006-01-02 15:04:05.000")+" UTC", "")
-	fmt.Fprintln(a.out)
+	if c.Plan != "" {
+		who += ", plan " + c.Plan
+	}
+	if c.Remaining != nil && c.Outcome != "refused" {
+		who += fmt.Sprintf(", %d left of the tightest limit", *c.Remaining)
+	}
+	return strings.TrimPrefix(who, ", ")
+}
+
+// tellSince says whether the documents that decided are still those in use, and how to ask them.
+func (a *app) tellSince(ctx context.Context, c *admin.Call) {
+	cl, err := a.client()
+	if err != nil {
+		return
+	}
+	var st admin.Status
+	if cl.do(ctx, "GET", "/v1/status", nil, nil, &st) != nil {
+		return
+	}
+	ask := fmt.Sprintf("whygate explain --live %s %s --from %s", c.Method, shellWord(urlOf(c)), c.Peer)
+	switch {
+	case st.Revision != c.Revision:
+		fmt.Fprintf(a.out, "%s revision %d is in use since %s, and this call was decided by revision %d.\n", a.style.warn("!"), st.Revision, reason.Stamp(st.Loaded), c.Revision)
+		fmt.Fprintf(a.out, "What would it be now? Ask with the same headers (-H):\n  %s\n\n", ask)
+	case c.Outcome == "allowed" && c.Steps > 1:
+		fmt.Fprintf(a.out, "Why did each check let it pass? Ask with the same headers (-H):\n  %s\n\n", ask)
+	}
+}
+
+// urlOf is the URL that was called, as far as a record knows it.
+func urlOf(c *admin.Call) string {
+	switch {
+	case c.Host == "":
+		return c.Path
+	case c.Has("tls"):
+		return "https://" + c.Host + c.Path
+	}
+	return "http://" + c.Host + c.Path
 }
 
 func routeText(c *admin.Call) string {
@@ -247,8 +292,13 @@ func routeText(c *admin.Call) string {
 
 func (a *app) processText(c *admin.Call) string {
 	parts := []string{strconv.FormatUint(c.Revision, 10)}
-	if n, err := readNode(a.data); err == nil && n.Node != "" {
-		parts = append(parts, "node "+n.Node)
+	node := c.Node
+	if node == "" { // read from the records themselves
+		n, _ := readNode(a.data)
+		node = n.Node
+	}
+	if node != "" {
+		parts = append(parts, "node "+node)
 	}
 	parts = append(parts, "decided in "+milliseconds(c.Decide))
 	switch {
@@ -259,12 +309,8 @@ func (a *app) processText(c *admin.Call) string {
 	default:
 		parts = append(parts, plural(c.Tries, "try")+" at "+c.Target)
 	}
-	parts = append(parts, "took "+milliseconds(c.Duration))
-	if c.BytesIn+c.BytesOut > 0 {
-		parts = append(parts, fmt.Sprintf("%v in, %v out", reason.Bytes(c.BytesIn), reason.Bytes(c.BytesOut)))
-	}
 	for _, f := range c.Flags {
-		if f != "shadowed" && f != "hinted" {
+		if f != "shadowed" && f != "hinted" && (f != "retried" || c.Tries < 2) {
 			parts = append(parts, f)
 		}
 	}
@@ -303,8 +349,8 @@ func clientText(c *admin.Call) string {
 		}
 	}
 	for _, h := range hops {
-		if !h.Chosen && strings.HasPrefix(h.Why, "ignored") {
-			text += "; " + h.From + " " + strconv.Quote(h.Address) + " " + h.Why
+		if !h.Chosen && (strings.HasPrefix(h.Why, "ignored") || strings.HasPrefix(h.Why, "no address")) {
+			text += "; " + h.From + " " + strconv.Quote(h.Address) + ": " + h.Why
 			break
 		}
 	}
@@ -335,12 +381,13 @@ func nextText(trail reason.Trail) string {
 
 // usedText is "3 of 100 used" where the facts are about a limit.
 func usedText(facts reason.Facts) string {
-	used, ok := facts.Find("used", reason.ToOperator)
-	limit, ok2 := facts.Find("limit", reason.ToOperator)
-	if !ok || !ok2 {
-		return ""
+	limit, ok := facts.Find("limit", reason.ToOperator)
+	for name, word := range map[string]string{"used": " used", "in_flight": " in flight"} {
+		if n, found := facts.Find(name, reason.ToOperator); ok && found {
+			return n.Text() + " of " + limit.Text() + word
+		}
 	}
-	return used.Text() + " of " + limit.Text() + " used"
+	return ""
 }
 
 // teller prints labelled lines with something at the right margin.
@@ -392,12 +439,16 @@ func (t *teller) fixes(list []reason.Fix) {
 		if i > 0 {
 			text, label = "or "+text, ""
 		}
-		t.put(label, text, whoCan(f.By))
+		t.put(label, text, whoCan(f))
 	}
 }
 
-func whoCan(p reason.Party) string {
-	switch p {
+// whoCan names who can take a way out. Where the text says whom to ask, it need not be said again.
+func whoCan(f reason.Fix) string {
+	if strings.HasPrefix(f.Text, "ask ") {
+		return "they can"
+	}
+	switch f.By {
 	case reason.Caller:
 		return "you can"
 	case reason.Application:
@@ -405,5 +456,5 @@ func whoCan(p reason.Party) string {
 	case reason.Operator:
 		return "the operator can"
 	}
-	return "they can"
+	return "the API's owner can"
 }

@@ -1,0 +1,465 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// The scenarios in examples/*.txtar are terminal sessions that are documentation and tests at once. They
+// run the real commands as processes of their own. What they may use besides:
+//
+//	sample                    start the sample shop; documents name it as http://127.0.0.1:9000
+//	serve ARGS                start `whygate serve ARGS` and wait until it takes calls; $GATEWAY is its URL,
+//	                          $ADDRESS its address alone
+//	drain                     end it with SIGTERM; it must exit with 0
+//	crash                     end it with SIGKILL
+//	hup                       send it SIGHUP
+//	log TEXT                  wait until its log says that
+//	certificate NAME          make the files NAME.crt and NAME.key, signed by themselves
+//	curl ARGS                 a small curl: -s -i -k -m -X -H -d -o -w; in -d and -H, "size:N" stands for N bytes
+//	curl-is STATUS ARGS       succeed when curl is answered with that status
+//	tcp ADDRESS FILE          send a file with CRLF at the end of its lines and print what comes back
+//	keep NAME                 put the last standard output into $NAME
+//	says TEXT                 the last command printed that, however it was spaced and wrapped
+//	shows FILE                the last command printed just that; … in the file stands for anything in a line,
+//	                          a line of it for any lines
+//	edit FILE OLD NEW         replace a text in a file
+//	until ARGS                repeat `exec ARGS` until it succeeds, or with ! fails, for at most ten seconds
+//	eventually TEXT ARGS      repeat it until it says TEXT
+//
+// To says and shows the sample is at 127.0.0.1:9000 and the gateway at 127.0.0.1:8080, wherever they are.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"whygate": func() {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
+		"curl":    func() { os.Exit(curl(os.Args[1:], os.Stdout, os.Stderr)) },
+		"curl-is": func() { os.Exit(curlIs(os.Args[1], os.Args[2:])) },
+		"tcp":     func() { os.Exit(tcp(os.Args[1], os.Args[2], os.Stdout, os.Stderr)) },
+	})
+}
+
+func TestScenarios(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "../../examples",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       *update,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("WHYGATE_DATA", filepath.Join(env.WorkDir, ".data"))
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // or every command takes a second under the race detector
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"sample": scriptSample, "serve": scriptServe, "drain": scriptDrain, "crash": scriptCrash, "hup": scriptHup, "log": scriptLog,
+			"certificate": scriptCertificate, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
+		},
+	})
+}
+
+// scriptSample starts the shop and points the documents of the scenario at it.
+func scriptSample(ts *testscript.TestScript, neg bool, args []string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ts.Defer(cancel)
+	go serveSample(ctx, ln)
+	ts.Setenv("SAMPLE", ln.Addr().String())
+	ts.Check(filepath.WalkDir(ts.Getenv("WORK"), func(name string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(name) != ".yaml" && filepath.Ext(name) != ".json" {
+			return err
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(name, bytes.ReplaceAll(b, []byte("127.0.0.1:9000"), []byte(ln.Addr().String())), 0o644)
+	}))
+}
+
+// served is a node that a script runs.
+type served struct {
+	cmd    *exec.Cmd
+	output lines
+	done   chan error
+}
+
+// lines is what a node has logged so far.
+type lines struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// running are the nodes of all scripts, by working directory. Scripts run side by side.
+var running sync.Map
+
+func nodeOf(ts *testscript.TestScript) *served {
+	s, ok := running.Load(ts.Getenv("WORK"))
+	if !ok {
+		ts.Fatalf("no node has been started")
+	}
+	return s.(*served)
+}
+
+func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
+	data := ts.Getenv("WHYGATE_DATA")
+	os.Remove(filepath.Join(data, nodeFile))
+	whygate, err := exec.LookPath("whygate")
+	if err != nil {
+		whygate = filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "whygate")
+	}
+	if !strings.Contains(strings.Join(args, " "), "--listen") {
+		args = append(args, "--listen", "127.0.0.1:0")
+	}
+	args = append([]string{"serve"}, append(args, "--admin", "127.0.0.1:0", "--node", "gw-1")...)
+	s := &served{cmd: exec.Command(whygate, args...), done: make(chan error, 1)}
+	s.cmd.Dir = ts.Getenv("WORK")
+	for _, name := range []string{"WHYGATE_DATA", "HOME", "PATH", "GORACE"} {
+		s.cmd.Env = append(s.cmd.Env, name+"="+ts.Getenv(name))
+	}
+	s.cmd.Stdout, s.cmd.Stderr = &s.output, &s.output
+	ts.Check(s.cmd.Start())
+	go func() { s.done <- s.cmd.Wait() }()
+	running.Store(ts.Getenv("WORK"), s)
+	ts.Defer(func() {
+		s.cmd.Process.Kill()
+		if ts.Getenv("SHOWLOG") != "" {
+			ts.Logf("node: %s", &s.output)
+		}
+	})
+	for range 500 {
+		select {
+		case err := <-s.done:
+			ts.Fatalf("serve ended: %v\n%s", err, &s.output)
+		default:
+		}
+		if n, err := readNode(data); err == nil && len(n.Listeners) > 0 {
+			ts.Setenv("GATEWAY", "http://"+n.Listeners[0])
+			ts.Setenv("ADDRESS", n.Listeners[0])
+			ts.Setenv("ADMIN", "http://"+n.Admin)
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("serve did not start:\n%s", &s.output)
+}
+
+func scriptDrain(ts *testscript.TestScript, neg bool, args []string) {
+	s := nodeOf(ts)
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-s.done:
+		if err != nil {
+			ts.Fatalf("the node ended with %v\n%s", err, &s.output)
+		}
+	case <-time.After(20 * time.Second):
+		ts.Fatalf("the node does not end\n%s", &s.output)
+	}
+}
+
+func scriptCrash(ts *testscript.TestScript, neg bool, args []string) {
+	s := nodeOf(ts)
+	s.cmd.Process.Kill()
+	<-s.done
+}
+
+func scriptHup(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(nodeOf(ts).cmd.Process.Signal(syscall.SIGHUP))
+}
+
+func scriptLog(ts *testscript.TestScript, neg bool, args []string) {
+	s := nodeOf(ts)
+	for range 500 {
+		if strings.Contains(flat(s.output.String()), flat(args[0])) != neg {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("the log of the node does not say %q\n%s", args[0], &s.output)
+}
+
+// scriptCertificate makes a certificate that nobody has signed: good for a day, and in no repository.
+func scriptCertificate(ts *testscript.TestScript, neg bool, args []string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[0]}, DNSNames: []string{args[0]},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	ts.Check(err)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600))
+}
+
+func scriptKeep(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+// printed is what the last command printed, with the addresses that a reader would have.
+func printed(ts *testscript.TestScript) string {
+	text := ts.ReadFile("stdout") + ts.ReadFile("stderr")
+	for name, usual := range map[string]string{"SAMPLE": "127.0.0.1:9000", "ADDRESS": "127.0.0.1:8080"} {
+		if a := ts.Getenv(name); a != "" {
+			text = strings.ReplaceAll(text, a, usual)
+		}
+	}
+	return text
+}
+
+func flat(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+func scriptSays(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("says TEXT")
+	}
+	text := printed(ts)
+	if (strings.Contains(flat(text), flat(args[0])) || strings.Contains(flat(rightmost.ReplaceAllString(text, "")), flat(args[0]))) == neg {
+		ts.Fatalf("%s says %q:\n%s", map[bool]string{true: "this", false: "nothing"}[neg], args[0], text)
+	}
+}
+
+// rightmost is what stands at the right margin, in the middle of a text that was wrapped.
+var rightmost = regexp.MustCompile(`(?m) {2,}(\S+:\d+|[a-zA-Z' ]+ can)$`)
+
+func scriptShows(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 || neg {
+		ts.Fatalf("shows FILE")
+	}
+	want, have := strings.TrimSpace(ts.ReadFile(args[0]))+"\n", strings.TrimSpace(printed(ts))+"\n"
+	var form strings.Builder
+	form.WriteString(`^`)
+	for line := range strings.SplitAfterSeq(want, "\n") {
+		if line == "…\n" {
+			form.WriteString(`(?:.*\n)*?`)
+			continue
+		}
+		form.WriteString(strings.ReplaceAll(regexp.QuoteMeta(line), "…", ".*"))
+	}
+	if !regexp.MustCompile(form.String() + `$`).MatchString(have) {
+		ts.Fatalf("%s shows\n%s\nand this was printed:\n%s", args[0], want, have)
+	}
+}
+
+func scriptEdit(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("edit FILE OLD NEW")
+	}
+	file := ts.MkAbs(args[0])
+	b, err := os.ReadFile(file)
+	ts.Check(err)
+	if !bytes.Contains(b, []byte(args[1])) {
+		ts.Fatalf("%s does not contain %q", args[0], args[1])
+	}
+	ts.Check(os.WriteFile(file, bytes.Replace(b, []byte(args[1]), []byte(strings.ReplaceAll(args[2], `\n`, "\n")), 1), 0o644))
+}
+
+func scriptUntil(ts *testscript.TestScript, neg bool, args []string) {
+	var err error
+	for range 100 {
+		if err = ts.Exec(args[0], args[1:]...); (err == nil) != neg {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	ts.Fatalf("%v never came true: %v", args, err)
+}
+
+func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
+	for range 100 {
+		if ts.Exec(args[1], args[2:]...); strings.Contains(flat(printed(ts)), flat(args[0])) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	ts.Fatalf("%v never says %q", args[1:], args[0])
+}
+
+// curlIs compares the status of an answer.
+func curlIs(status string, args []string) int {
+	var out bytes.Buffer
+	if code := curl(append([]string{"-o", os.DevNull, "-w", "%{http_code}"}, args...), &out, io.Discard); code != 0 {
+		return code
+	}
+	if out.String() != status {
+		fmt.Println("the status is", out.String())
+		return 1
+	}
+	return 0
+}
+
+// tcp sends what no client would.
+func tcp(address, file string, out, errOut io.Writer) int {
+	b, err := os.ReadFile(file)
+	if err == nil {
+		var nc net.Conn
+		if nc, err = net.Dial("tcp", address); err == nil {
+			defer nc.Close()
+			nc.SetDeadline(time.Now().Add(10 * time.Second))
+			nc.Write(bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n")))
+			b, err = io.ReadAll(nc)
+			out.Write(bytes.ReplaceAll(b, []byte("\r"), nil))
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(errOut, "tcp:", err)
+		return 1
+	}
+	return 0
+}
+
+// curl is as much of the real one as the scenarios need, so that they run where there is none.
+func curl(args []string, out, errOut io.Writer) int {
+	method, body, url, file, format := "", "", "", "", ""
+	head, silent, insecure := false, false, false
+	patience := 30 * time.Second
+	var header []string
+	for i := 0; i < len(args); i++ {
+		next := func() string { i++; return args[i] }
+		switch a := args[i]; a {
+		case "-i":
+			head = true
+		case "-s":
+			silent = true
+		case "-k":
+			insecure = true
+		case "-m":
+			patience, _ = time.ParseDuration(next() + "s")
+		case "-X":
+			method = next()
+		case "-H":
+			header = append(header, next())
+		case "-d":
+			body = next()
+		case "-o":
+			file = next()
+		case "-w":
+			format = next()
+		default:
+			url = a
+		}
+	}
+	if method == "" {
+		method = "GET"
+		if body != "" {
+			method = "POST"
+		}
+	}
+	content, size := sized(body)
+	req, err := http.NewRequest(method, url, content)
+	if err != nil {
+		fmt.Fprintln(errOut, "curl:", err)
+		return 3
+	}
+	req.ContentLength = size
+	req.Header.Set("User-Agent", "curl/8.0")
+	req.Header.Set("Accept", "*/*")
+	for _, h := range header {
+		name, value, _ := strings.Cut(h, ":")
+		value = strings.TrimSpace(value)
+		if v, n := sized(value); strings.HasPrefix(value, "size:") && n > 0 {
+			b, _ := io.ReadAll(v)
+			value = strings.Repeat("x", len(b))
+		}
+		switch empty, isEmpty := strings.CutSuffix(name, ";"); {
+		case isEmpty && value == "":
+			req.Header.Set(empty, "")
+		case strings.EqualFold(name, "host"):
+			req.Host = value
+		case strings.EqualFold(name, "transfer-encoding"):
+			req.ContentLength = -1
+		case strings.EqualFold(name, "user-agent"), strings.EqualFold(name, "accept"):
+			req.Header.Set(name, value)
+		default:
+			req.Header.Add(name, value)
+		}
+	}
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: insecure}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	res, err := client.Do(req)
+	if err != nil {
+		if !silent {
+			fmt.Fprintln(errOut, "curl:", err)
+		}
+		return 7
+	}
+	defer res.Body.Close()
+	if head {
+		fmt.Fprintf(out, "%s %s\n", res.Proto, res.Status)
+		var fields bytes.Buffer
+		res.Header.Write(&fields)
+		fmt.Fprintln(out, strings.ReplaceAll(fields.String(), "\r", ""))
+	}
+	target := out
+	if file != "" {
+		f, err := os.Create(file)
+		if err != nil {
+			return 23
+		}
+		defer f.Close()
+		target = f
+	}
+	if _, err := io.Copy(target, res.Body); err != nil {
+		fmt.Fprintln(errOut, "curl:", err)
+		return 18
+	}
+	fmt.Fprint(out, variable.ReplaceAllStringFunc(strings.ReplaceAll(format, `\n`, "\n"), func(v string) string {
+		if v == "%{http_code}" {
+			return fmt.Sprint(res.StatusCode)
+		}
+		return res.Header.Get(strings.TrimSuffix(strings.TrimPrefix(v, "%header{"), "}"))
+	}))
+	return 0
+}
+
+// variable is what -w replaces.
+var variable = regexp.MustCompile(`%\{http_code\}|%header\{[\w-]+\}`)
+
+// sized is the text of an argument, or as many bytes as it asks for.
+func sized(arg string) (io.Reader, int64) {
+	if n, ok := strings.CutPrefix(arg, "size:"); ok {
+		var size int64
+		fmt.Sscan(n, &size)
+		return io.LimitReader(zeros{}, size), size
+	}
+	return strings.NewReader(arg), int64(len(arg))
+}
