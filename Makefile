@@ -38,6 +38,9 @@ fuzz: ## run every fuzz target for FUZZTIME (60s)
 		done; \
 	done
 
+h2spec: ## run the HTTP/2 conformance suite (some minutes; builds h2spec from source)
+	WHYGATE_H2SPEC=1 $(GO) test ./gateway -run TestH2Spec -count=1 -v
+
 docs: ## write docs/reference from the code
 	$(GO) test ./cmd/whygate -run TestReference -update
 

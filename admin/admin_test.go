@@ -51,6 +51,20 @@ func start(t *testing.T, documents string) (*whytest.Node, *admin.Server, func(m
 	}
 }
 
+// settled waits until so many calls are over: a call is counted a moment after its answer.
+func settled(t *testing.T, ask func(method, path, body string, into any) int, calls int64) (st admin.Status) {
+	t.Helper()
+	for range 500 {
+		st = admin.Status{}
+		if ask("GET", "/v1/status", "", &st); st.Calls == calls {
+			return st
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%d calls are over, not %d", st.Calls, calls)
+	return st
+}
+
 func TestToken(t *testing.T) {
 	_, s, _ := start(t, whytest.API("http://127.0.0.1:1", "/", ""))
 	for _, r := range admin.Routes() {
@@ -128,8 +142,8 @@ func TestExplainAndStatus(t *testing.T) {
 		t.Errorf("an unknown field: %d", code)
 	}
 	n.Record(n.Call("GET", "/a", ""))
-	var st admin.Status
-	if ask("GET", "/v1/status", "", &st); st.Calls != 3 || st.Refused != 1 || st.Revision != 1 || len(st.Upstreams) != 1 || st.Upstreams[0].Targets[0].Calls != 2 || st.Records.Appended != 3 {
+	st := settled(t, ask, 3)
+	if st.Calls != 3 || st.Refused != 1 || st.Revision != 1 || len(st.Upstreams) != 1 || st.Upstreams[0].Targets[0].Calls != 2 || st.Records.Appended != 3 {
 		t.Errorf("%+v", st)
 	}
 	if code := ask("GET", "/readyz", "", nil); code != 200 {
@@ -139,9 +153,10 @@ func TestExplainAndStatus(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(418); io.WriteString(w, "ok") })
-	n, s, _ := start(t, whytest.API(up.URL, "/", "    - method: {allow: [GET]}"))
+	n, s, ask := start(t, whytest.API(up.URL, "/", "    - method: {allow: [GET]}"))
 	n.Record(n.Call("GET", "/a", ""))
 	n.Record(n.Call("PUT", "/a", "12345"))
+	settled(t, ask, 2)
 	w := httptest.NewRecorder()
 	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	for _, want := range []string{

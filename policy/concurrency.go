@@ -42,9 +42,7 @@ func (p *Concurrency) Compile(env *Env) any {
 	c := &concurrencyCheck{calls: p.Calls}
 	c.per, c.limit, c.memory, c.at, c.trust = p.Per, counter.LimitID(env.LimitName), env.Memory, env.Source("calls"), env.Trust
 	c.place = &place{env.Memory}
-	if (p.Per == "application" || p.Per == "credential") && !env.Kinds["key-auth"] {
-		env.Lint("concurrency.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies who calls, so calls are counted by address")
-	}
+	env.lintPer("concurrency", p.Per)
 	return c
 }
 

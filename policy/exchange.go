@@ -46,8 +46,7 @@ type Exchange struct {
 	Tightest counter.Result
 	limited  bool
 
-	held    [4]hold
-	nHeld   int
+	held    []hold // one for each limit that was passed
 	scratch []byte
 }
 
@@ -90,17 +89,11 @@ type hold struct {
 
 type releaser interface{ release(h *hold) }
 
-func (x *Exchange) hold(h hold) {
-	if x.nHeld == len(x.held) {
-		panic("BUG: more limits hold a call than an Exchange has room for")
-	}
-	x.held[x.nHeld] = h
-	x.nHeld++
-}
+func (x *Exchange) hold(h hold) { x.held = append(x.held, h) }
 
 // Undo gives back what limits took, since a later check refused the call.
 func (x *Exchange) Undo() {
-	for i := range x.held[:x.nHeld] {
+	for i := range x.held {
 		if r := x.held[i].onRefuse; r != nil {
 			x.held[i].onRefuse = nil // once, also if what follows panics
 			r.release(&x.held[i])
@@ -110,18 +103,18 @@ func (x *Exchange) Undo() {
 
 // Finish ends what lasts as long as the call.
 func (x *Exchange) Finish() {
-	for i := range x.held[:x.nHeld] {
+	for i := range x.held {
 		if r := x.held[i].onEnd; r != nil {
 			r.release(&x.held[i])
 		}
 		x.held[i] = hold{}
 	}
-	x.nHeld = 0
+	x.held = x.held[:0]
 }
 
 // Reset readies the exchange for its next call, keeping its memory.
 func (x *Exchange) Reset(r *wire.Request, now time.Time) {
-	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], scratch: x.scratch[:0], BodySize: r.Length}
+	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], held: x.held[:0], scratch: x.scratch[:0], BodySize: r.Length}
 }
 
 // limit notes how a limit stands, for the record and the answer's fields.

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/gaissmai/bart"
 
@@ -74,20 +75,38 @@ func (p *IPAccess) Compile(env *Env) any {
 		c.deny.Insert(n.Prefix)
 		c.denied = append(c.denied, n.Prefix)
 		for _, t := range env.Trust.Networks() {
-			if t.Overlaps(n.Prefix) && t.Bits() >= n.Bits() {
+			switch {
+			case holds(p.Allow, t): // only what was allowed too wide is taken back
+			case t.Overlaps(n.Prefix) && t.Bits() >= n.Bits():
 				env.Lint("ip-access.denies-proxy", index("deny", i), "", "%v denies the trusted proxy %v: calls that come through it without X-Forwarded-For are refused", n, t)
+			case t.Overlaps(n.Prefix) && t.Bits() > 0:
+				env.Lint("ip-access.names-proxy", index("deny", i), namesProxy, "%v lies in the trusted proxies %v: whoever calls from there passes by writing X-Forwarded-For", n, t)
 			}
 		}
 	}
 	for i, n := range p.Allow {
 		for _, t := range env.Trust.Networks() {
-			if t.Overlaps(n.Prefix) && t.Bits() >= n.Bits() {
+			switch {
+			case holds(p.Deny, t):
+			case t.Overlaps(n.Prefix) && t.Bits() >= n.Bits():
 				env.Lint("ip-access.allows-proxy", index("allow", i), "allow the networks of clients only", "%v allows the trusted proxy %v: every call that reaches it without X-Forwarded-For is let in", n, t)
+			case t.Overlaps(n.Prefix) && t.Bits() > 0:
+				env.Lint("ip-access.names-proxy", index("allow", i), namesProxy, "%v lies in the trusted proxies %v: whoever calls from there is judged by what they write into X-Forwarded-For", n, t)
 			}
 		}
 	}
+	if env.Local.IsValid() {
+		env.Lint("ip-access.judges-proxy", "", behindProxy, "the listeners take connections of this machine only, so all calls are judged by one address, that of the proxy in front")
+	}
 	return c
 }
+
+// holds says that the networks of a list hold all of n.
+func holds(list []resource.Prefix, n netip.Prefix) bool {
+	return slices.ContainsFunc(list, func(p resource.Prefix) bool { return p.Bits() <= n.Bits() && p.Overlaps(n) })
+}
+
+const namesProxy = "take clients out of trustedProxies of the Gateway"
 
 // Check decides by the client's address.
 func (c *ipCheck) Check(x *Exchange) reason.Verdict {

@@ -2,6 +2,8 @@ package policy
 
 import (
 	"regexp"
+	"regexp/syntax"
+	"slices"
 	"strings"
 
 	"github.com/whygate/whygate/wire"
@@ -40,8 +42,12 @@ func (p *Path) Compile(env *Env) any {
 			return e
 		}
 		e.match = re
-		if !strings.HasPrefix(p.Match, "^") {
-			env.Lint("path.unanchored", "match", `begin with "^" to match from the start of the path`, "the pattern %q is not anchored: it matches anywhere in the path", p.Match)
+		if !anchored(p.Match) {
+			hint := `begin with "^" to match from the start of the path`
+			if strings.Contains(p.Match, "|") {
+				hint += `; around alternatives, "^(a|b)"`
+			}
+			env.Lint("path.unanchored", "match", hint, "the pattern %q is not anchored: it matches anywhere in the path", p.Match)
 		}
 	} else if p.Replace != "" {
 		env.Problem("replace", "add match", "replace without match does nothing")
@@ -50,6 +56,26 @@ func (p *Path) Compile(env *Env) any {
 		env.Problem("", "strip, add or match", "path without settings does nothing")
 	}
 	return e
+}
+
+// anchored says that a pattern matches at the start of a path only.
+func anchored(pattern string) bool {
+	re, err := syntax.Parse(pattern, syntax.Perl)
+	return err == nil && beginsAtStart(re)
+}
+
+func beginsAtStart(re *syntax.Regexp) bool {
+	switch re.Op {
+	case syntax.OpBeginText:
+		return true
+	case syntax.OpConcat, syntax.OpCapture:
+		return beginsAtStart(re.Sub[0])
+	case syntax.OpPlus:
+		return beginsAtStart(re.Sub[0])
+	case syntax.OpAlternate:
+		return !slices.ContainsFunc(re.Sub, func(s *syntax.Regexp) bool { return !beginsAtStart(s) })
+	}
+	return false
 }
 
 // EditRequest changes the path. Whatever comes out begins with a slash and holds no byte

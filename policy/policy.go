@@ -13,6 +13,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/whygate/whygate/consumer"
 	"github.com/whygate/whygate/counter"
@@ -104,8 +105,9 @@ type Env struct {
 	Kinds map[string]bool
 	// Shadow says that this policy only watches.
 	Shadow bool
-	// CORSNames are the header names that browsers may want to send and read because of this
-	// route's other policies, such as the header of the key.
+	// Local is the address that all calls come from, where listeners take connections of this machine
+	// only and no trusted proxy is among them. Otherwise it is invalid.
+	Local   netip.Addr
 	Resolve func(path string) string // of files named in the document
 }
 
@@ -127,6 +129,22 @@ func (e *Env) report(severity resource.Severity, code, field, hint, format strin
 	p.Severity, p.Code = severity, code
 	*e.Problems = append(*e.Problems, p)
 }
+
+// lintPer warns of limits whose callers share a counter that is nobody's.
+func (e *Env) lintPer(kind, per string) {
+	identified := e.Kinds["key-auth"] && (per == "application" || per == "credential")
+	if per == "route" || identified {
+		return
+	}
+	if per != "address" {
+		e.Lint(kind+".no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies who calls, so calls are counted by address")
+	}
+	if e.Local.IsValid() {
+		e.Lint(kind+".counts-proxy", "per", behindProxy, "the listeners take connections of this machine only, so all calls are counted by one address, that of the proxy in front")
+	}
+}
+
+const behindProxy = "add the address of the proxy to trustedProxies of the Gateway"
 
 // Source says where a field of the configuration is written, for facts.
 func (e *Env) Source(field string) *reason.Source { return SourceOf(e.Node, field) }

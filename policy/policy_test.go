@@ -3,6 +3,7 @@ package policy
 import (
 	"crypto/sha256"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -584,15 +585,20 @@ func TestRewriting(t *testing.T) {
 
 // TestKinds asks of every policy what a reader of its page expects.
 func TestKinds(t *testing.T) {
-	last := Phase(0)
-	for _, k := range All {
+	last, configs := Phase(0), map[reflect.Type]string{}
+	for i, k := range All {
 		if k.Phase < last {
 			t.Errorf("%s stands behind a later phase", k.Name)
 		}
 		last = k.Phase
-		if _, ok := k.New().(Policy); !ok {
-			t.Errorf("%s makes no policy", k.Name)
+		if _, order, ok := KindNamed(k.Name); !ok || order != i {
+			t.Errorf("%s is not found by its name", k.Name)
 		}
+		config := reflect.TypeOf(k.New())
+		if config.Kind() != reflect.Pointer || configs[config] != "" {
+			t.Errorf("%s: documents cannot decode into %v, or it is that of %q", k.Name, config, configs[config])
+		}
+		configs[config] = k.Name
 	}
 }
 

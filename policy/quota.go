@@ -64,9 +64,7 @@ func (p *Quota) Compile(env *Env) any {
 	}
 	c := &quotaCheck{per: p.Per, name: env.LimitName + "\x00"}
 	c.limit, c.period, c.zone, c.at, c.quotas, c.trust = p.Requests, p.Period, zone, env.Source("requests"), env.Quotas, env.Trust
-	if (p.Per == "application" || p.Per == "credential") && !env.Kinds["key-auth"] {
-		env.Lint("quota.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies who calls, so calls are counted by address")
-	}
+	env.lintPer("quota", p.Per)
 	return c
 }
 

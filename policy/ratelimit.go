@@ -73,11 +73,7 @@ func (p *RateLimit) Compile(env *Env) any {
 		name: env.Name, at: env.Source("requests"), memory: env.Memory, trust: env.Trust,
 	}
 	c.policyField = policyField(c.name, c.rate)
-	if p.Per == "application" || p.Per == "credential" {
-		if !env.Kinds["key-auth"] {
-			env.Lint("rate-limit.no-identity", "per", "per: address says what happens, or add key-auth", "no policy on this route identifies who calls, so calls are counted by address")
-		}
-	}
+	env.lintPer("rate-limit", p.Per)
 	return c
 }
 

@@ -79,8 +79,10 @@ type config struct {
 	Pointer *nested           `json:"pointer"`
 	Bool    *bool             `json:"bool"`
 	Inside  optional          `json:"inside"`
-	hidden  int               //nolint:unused // unexported fields are passed over
 	Ignored string            `json:"-"`
+
+	//lint:ignore U1000 unexported fields are passed over
+	hidden int
 }
 
 func defaults() config {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -74,6 +75,7 @@ type compiler struct {
 	compiled  map[string]any           // by where they are written and what they were compiled for
 	planSteps []policy.Step
 	apis      map[string]bool // with a subscription policy
+	local     netip.Addr      // of policy.Env
 }
 
 func (c *compiler) problem(p resource.Problem) { c.problems = append(c.problems, p) }
@@ -134,7 +136,7 @@ func (c *compiler) consumers() {
 	for _, d := range c.Set.Credentials {
 		app := dir.Application(d.Spec.Application)
 		if app == nil {
-			c.missing(d.Problem, "spec.application", "application", d.Spec.Application, names(c.Set.Applications))
+			c.missingApplication(d.Problem, d.Spec.Application)
 			continue
 		}
 		cred := &consumer.Credential{Name: d.Meta.Name, Application: app, Prefix: d.Spec.Key.Prefix, Revoked: d.Spec.State == "revoked",
@@ -151,7 +153,7 @@ func (c *compiler) consumers() {
 	for _, d := range c.Set.Subscriptions {
 		app, plan := dir.Application(d.Spec.Application), dir.Plan(d.Spec.Plan)
 		if app == nil {
-			c.missing(d.Problem, "spec.application", "application", d.Spec.Application, names(c.Set.Applications))
+			c.missingApplication(d.Problem, d.Spec.Application)
 		}
 		if plan == nil {
 			c.missing(d.Problem, "spec.plan", "plan", d.Spec.Plan, names(c.Set.Plans))
@@ -209,6 +211,30 @@ func (c *compiler) missing(at func(field, message, hint string) resource.Problem
 		hint = fmt.Sprintf("write a document of kind %s%s with metadata {name: %s}", strings.ToUpper(kind[:1]), kind[1:], name)
 	}
 	c.problem(at(field, fmt.Sprintf("there is no %s %q", kind, name), hint))
+}
+
+// missingApplication knows what is written instead of the name of an application: that of a team or a key.
+func (c *compiler) missingApplication(at func(field, message, hint string) resource.Problem, name string) {
+	hint := func(what string, apps []string) {
+		c.problem(at("spec.application", fmt.Sprintf("there is no application %q", name), fmt.Sprintf("%q is %s; applications are named here: %s", name, what, strings.Join(apps, ", "))))
+	}
+	var ofTeam []string
+	for _, d := range c.Set.Applications {
+		if d.Spec.Owner.Team == name {
+			ofTeam = append(ofTeam, d.Meta.Name)
+		}
+	}
+	if len(ofTeam) > 0 {
+		hint("the team of applications", ofTeam)
+		return
+	}
+	for _, d := range c.Set.Credentials {
+		if d.Meta.Name == name || d.Spec.Key.Prefix == name {
+			hint("a credential", []string{d.Spec.Application})
+			return
+		}
+	}
+	c.missing(at, "spec.application", "application", name, names(c.Set.Applications))
 }
 
 func names[T any](docs []*resource.Document[T]) []string {
@@ -401,7 +427,11 @@ func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 	template, broken := r.Path, false
 	if err := checkTemplate(template, true); err != "" {
 		if strings.HasPrefix(template, "/") {
-			c.problem(m.d.Problem(field+".path", err, `such as "/orders/{id}" or "/files/{rest...}"`))
+			hint := `such as "/orders/{id}" or "/files/{rest...}"`
+			if strings.Contains(err, "%") {
+				hint = "" // about escapes all has been said
+			}
+			c.problem(m.d.Problem(field+".path", err, hint))
 		}
 		template, broken = "/", true // go on, to find what else is wrong
 	}
@@ -449,6 +479,9 @@ func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 	route.Strip = len(route.Prefix)
 	c.upstreamOf(m, r, field, route)
 	c.policies(m, r, field, route)
+	if own := m.path + template; !broken && slices.Contains(route.Methods, "GET") && (own == wellKnown+"whoami" || strings.HasPrefix(own, wellKnown+"reasons/")) {
+		c.lint(m.d.Problem(field+".path", "GET of this path is never matched: the gateway answers it itself", ""), "route.reserved")
+	}
 	if c.Metrics != nil {
 		route.Stats = c.Metrics.Route(route.API, route.Version, route.Stage, route.Name)
 	}
@@ -456,6 +489,9 @@ func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 	c.addToRouter(m, route, field)
 	return route
 }
+
+// wellKnown is where the gateway serves itself, before any route.
+const wellKnown = "/.well-known/whygate/"
 
 func servingVersions(vs []resource.APIVersion) []string {
 	var list []string
@@ -528,7 +564,11 @@ func (c *compiler) addToRouter(m *mounted, route *Route, field string) {
 	for _, h := range hosts {
 		h = strings.ToLower(h)
 		if other := c.router.add(h, route.segments, e); other != nil {
-			p := m.d.Problem(field, fmt.Sprintf("this route is never matched: %s %q of API %q serves the same calls", "route", other.route.Name, other.route.API), "")
+			text := "this route is never matched"
+			if both := inBoth(e.methods, other.methods); len(both) < len(e.methods) {
+				text = "this route is never matched for " + strings.Join(both, ", ")
+			}
+			p := m.d.Problem(field, fmt.Sprintf("%s: route %q of API %q serves the same calls", text, other.route.Name, other.route.API), "")
 			if s := other.route.Source; s != nil {
 				p.Hint = "the other one is at " + s.String()
 			}
@@ -545,6 +585,10 @@ func (c *compiler) addToRouter(m *mounted, route *Route, field string) {
 			c.router.all.add(route.segments, e)
 		}
 	}
+}
+
+func inBoth(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(m string) bool { return !slices.Contains(b, m) })
 }
 
 // isMountRest says that a template serves everything below its mount.
@@ -591,23 +635,64 @@ func checkTemplate(t string, parameters bool) string {
 		case s == "*" || s == "**":
 			return fmt.Sprintf("the segment %q is literal here; write {name} for one segment and {rest...} for all that follow", s)
 		case wire.SafePath(s) != s:
-			return fmt.Sprintf("the segment %q must be written with %%-escapes", s)
+			return fmt.Sprintf("the segment %q is written %q in requests", s, wire.SafePath(s))
+		case strings.Contains(s, "%"):
+			if err := checkEscapes(s); err != "" {
+				return err
+			}
 		}
 	}
 	return ""
 }
 
 func (c *compiler) checkHost(d *resource.Document[resource.API], field, h string) {
-	name := strings.TrimPrefix(h, "*.")
+	name := strings.ToLower(strings.TrimPrefix(h, "*."))
 	if name == "" || strings.ContainsAny(name, "*/:@ ") {
 		c.problem(d.Problem(field, fmt.Sprintf("%q is no host", h), `a name such as "shop.test" or "*.shop.test", without scheme and port`))
+		return
+	}
+	r, fault := wire.ParseRequest([]byte("GET / HTTP/1.1\r\nHost: "+name+"\r\n\r\n"), &readable)
+	switch {
+	case fault != nil:
+		c.problem(d.Problem(field, fmt.Sprintf("no call can have the host %q: %s", h, fault.Text), "names with other letters have a form of their own in DNS, which begins with xn--"))
+	case r.Host != name:
+		c.problem(d.Problem(field, fmt.Sprintf("no call has the host %q: it is read as %q", h, r.Host), "write "+r.Host))
 	}
 }
+
+// readable bounds the requests that compiling makes up to see how they would be read.
+var readable = wire.Limits{HeaderBytes: 64 << 10, HeaderCount: 10, URIBytes: 32 << 10}
+
+// checkEscapes says why no request has a segment with these escapes: paths are brought to one form before
+// they are compared.
+func checkEscapes(s string) string {
+	r, fault := wire.ParseRequest([]byte("GET /"+s+" HTTP/1.1\r\nHost: a\r\n\r\n"), &readable)
+	switch {
+	case fault != nil:
+		return fmt.Sprintf("requests with the segment %q are refused: %s", s, fault.Text)
+	case r.Path != "/"+s:
+		return fmt.Sprintf("the segment %q never reaches a route: it is read as %q", s, r.Path[1:])
+	}
+	return ""
+}
+
+// mostStages bounds how many mounts of stages a refusal lists.
+const mostStages = 12
 
 // finish sorts what is searched in order and looks at the routes as a whole.
 func (c *compiler) finish() {
 	c.written = slices.Clone(c.mounts)
 	slices.SortStableFunc(c.mounts, func(a, b mount) int { return cmp.Compare(len(b.path), len(a.path)) })
+	for _, m := range c.mounts {
+		if m.stage != "" {
+			c.stages = append(c.stages, m.path)
+		}
+	}
+	slices.Sort(c.stages)
+	c.stages = slices.Compact(c.stages)
+	if len(c.stages) > mostStages {
+		c.stages = append(c.stages[:mostStages:mostStages], "…")
+	}
 	c.problems = unique(c.problems)
 	c.problems.Sort(c.Set.Files())
 }

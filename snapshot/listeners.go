@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -50,6 +51,27 @@ func (c *compiler) listeners() {
 		}
 		c.Listeners = append(c.Listeners, out)
 	}
+	c.local = c.localPeer()
+}
+
+// localPeer is the address of the proxy that must be there: all listeners are on loopback addresses, none of them is a
+// trusted proxy. Without listeners in the documents nothing is known.
+func (c *compiler) localPeer() (local netip.Addr) {
+	if len(c.Gateway.Listeners) == 0 {
+		return local
+	}
+	for _, l := range c.Listeners {
+		host, _, _ := net.SplitHostPort(l.Address)
+		if host == "localhost" {
+			host = "127.0.0.1"
+		}
+		a, err := netip.ParseAddr(host)
+		if err != nil || !a.IsLoopback() || c.Trust.Has(a) || l.ProxyProtocol {
+			return netip.Addr{}
+		}
+		local = a
+	}
+	return local
 }
 
 func (c *compiler) tls(d *resource.Document[resource.Gateway], field string, l resource.Listener) *tls.Config {

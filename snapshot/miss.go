@@ -21,7 +21,7 @@ var (
 		Wanted: "a path that a route serves[, such as {nearest}]",
 		Seen:   "{method} {path}[ on {host}]",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "check the path[; did you mean {nearest}?]"}, {By: reason.Owner, Text: "add a route for {method} {path}"}},
-		Hint:   "paths are literal but for segments in braces; APIs are mounted at {stages}",
+		Hint:   "paths are literal but for segments in braces[; stages are mounted at {stages}]",
 	})
 	routeMethod = reason.New(reason.Reason{
 		Code: "route.method", Status: 405,
@@ -186,7 +186,7 @@ func (s *Snapshot) Miss(x *policy.Exchange, usable func(*Route) bool) reason.Ver
 		if hidden != nil {
 			facts = append(facts, hidden.facts(reason.Rule)...)
 		}
-		return routeNone.Refuse(append(facts, reason.Rule("stages", s.stages()))...)
+		return routeNone.Refuse(append(facts, s.stageFacts()...)...)
 	}
 	facts = append(facts, best.facts(reason.Public)...)
 	if best.reason == routeStageMissing {
@@ -194,7 +194,7 @@ func (s *Snapshot) Miss(x *policy.Exchange, usable func(*Route) bool) reason.Ver
 			facts = append(facts, reason.Public("referer", short(ref)))
 		}
 	}
-	return best.reason.Refuse(append(facts, reason.Rule("stages", s.stages()))...)
+	return best.reason.Refuse(append(facts, s.stageFacts()...)...)
 }
 
 // PlainMiss is Miss without looking for near misses.
@@ -243,15 +243,12 @@ func (s *Snapshot) moved(x *policy.Exchange, r *Route) []reason.Fact {
 	return nil
 }
 
-func (s *Snapshot) stages() []string {
-	var list []string
-	for _, m := range s.mounts {
-		if m.stage != "" && !slices.Contains(list, m.path) {
-			list = append(list, m.path)
-		}
+// stageFacts say where stages are mounted, as far as a list of them helps.
+func (s *Snapshot) stageFacts() []reason.Fact {
+	if len(s.stages) == 0 {
+		return nil
 	}
-	slices.Sort(list)
-	return list
+	return []reason.Fact{reason.Rule("stages", s.stages)}
 }
 
 // nearest tries what callers usually get wrong, likeliest first. It returns the first near

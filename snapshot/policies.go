@@ -128,7 +128,7 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	made, ok := c.compiled[key]
 	if !ok {
 		env := &policy.Env{Node: h.entry.Config, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
-			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Resolve: m.d.Resolve}
+			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Local: c.local, Resolve: m.d.Resolve}
 		made = config.Compile(env)
 		c.compiled[key] = made
 	}
@@ -201,26 +201,12 @@ func (r *Route) insert(s policy.Step) {
 	r.Steps = slices.Insert(r.Steps, i, s)
 }
 
-// step is the first step of a kind, or nil.
-func (r *Route) step(kind string) *policy.Step {
-	for i := range r.Steps {
-		if r.Steps[i].Kind == kind {
-			return &r.Steps[i]
-		}
-	}
-	return nil
-}
-
 // lintRoute looks for what surprises people later.
 func (c *compiler) lintRoute(m *mounted, field string, route *Route, kinds map[string]bool) {
 	authenticates := kinds["key-auth"]
 	serves := func(method string) bool { return len(route.Methods) == 0 || slices.Contains(route.Methods, method) }
 	if authenticates && !kinds["cors"] && serves("OPTIONS") && len(route.Methods) > 0 {
 		c.lint(m.d.Problem(field+".methods", "CORS preflights (OPTIONS) of this route are refused for want of a key: browsers send none with them", "add the policy cors, which answers preflights before authentication"), "cors.preflight-refused")
-	}
-	identity, entitled := route.step("key-auth"), route.step("subscription")
-	if identity != nil && entitled != nil && identity.Shadow && !entitled.Shadow {
-		c.lint(m.d.Problem(field, "subscription refuses calls without a key, which key-auth lets pass as it only watches", "let both of them watch: shadow: true"), "subscription.shadow-identity")
 	}
 	if authenticates && !kinds["cors"] && len(route.Methods) == 0 {
 		c.lint(m.d.Problem(field, "this route serves OPTIONS like any other method, so CORS preflights are refused for want of a key", "add the policy cors if web pages call this API, or list the methods"), "cors.preflight-refused")

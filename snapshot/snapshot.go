@@ -38,8 +38,9 @@ type Snapshot struct {
 	Warnings resource.Problems
 
 	router  *router
-	mounts  []mount // longest first
-	written []mount // as the documents have them
+	mounts  []mount  // longest first
+	written []mount  // as the documents have them
+	stages  []string // where stages are mounted, the first of them in order
 	fresh   []*upstream.Upstream
 }
 

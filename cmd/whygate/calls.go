@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +49,7 @@ code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
 				return usage("--%v", err)
 			}
 			if follow {
-				return a.followCalls(cmd.Context(), query, asJSON, a.callLine)
+				return a.followCalls(cmd.Context(), query, asJSON, a.followTable())
 			}
 			calls, err := a.listCalls(cmd.Context(), query)
 			if err != nil {
@@ -79,6 +80,19 @@ code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "show calls as they come")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	a.nodeFlags(c)
+	completeFlag(c, "reason", words(reasonPatterns()...))
+	completeFlag(c, "outcome", words("allowed", "relayed", "refused", "failed", "answered"))
+	completeFlag(c, "flag", words("shadowed", "hinted", "retried", "streamed", "upgraded", "client-gone", "truncated", "panicked", "tls"))
+	completeFlag(c, "status", words("2xx", "3xx", "4xx", "5xx", "401", "403", "404", "429", "502", "503", "504"))
+	completeFlag(c, "method", words("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+	for name, field := range map[string]func(*admin.Call) string{
+		"api": func(c *admin.Call) string { return c.API }, "version": func(c *admin.Call) string { return c.Version },
+		"stage": func(c *admin.Call) string { return c.Stage }, "route": func(c *admin.Call) string { return c.Route },
+		"application": func(c *admin.Call) string { return c.Application }, "credential": func(c *admin.Call) string { return c.Credential },
+		"client": func(c *admin.Call) string { return c.Client.String() }, "path": func(c *admin.Call) string { return c.Path },
+	} {
+		completeFlag(c, name, a.seenIn(field))
+	}
 	return c
 }
 
@@ -114,45 +128,178 @@ func (a *app) callTable(calls []admin.Call) {
 		fmt.Fprintln(a.out, "no such calls")
 		return
 	}
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "TIME\tSTATUS\tMETHOD\tPATH\tAPI\tCALLER\tCLIENT\tTOOK\tREASON\tCALL")
+	t := newCallTable(a.style, calls)
+	fmt.Fprintln(a.out, t.header())
 	for i := range calls {
-		fmt.Fprintln(w, a.callRow(&calls[i], "\t"))
+		fmt.Fprintln(a.out, t.line(&calls[i]))
 	}
-	w.Flush()
 }
 
-func (a *app) callLine(c *admin.Call) { fmt.Fprintln(a.out, a.callRow(c, "  ")) }
+// callTable prints calls in columns. On a terminal they fit its width: what matters least is left out, what
+// is long is cut. Elsewhere everything is there.
+type callTable struct {
+	style   style
+	columns []callColumn
+}
 
-func (a *app) callRow(c *admin.Call, sep string) string {
-	orDash := func(s string) string {
-		if s == "" {
-			return "-"
-		}
-		return clean(s)
+type callColumn struct {
+	name  string
+	value func(*admin.Call) string
+	width int
+	least int // the column may be cut down to this; 0 for never
+	rank  int // the highest are left out first; 0 for never
+}
+
+func callColumns(today bool) []callColumn {
+	stamp := "01-02 15:04:05"
+	if today {
+		stamp = "15:04:05"
 	}
-	who := c.Application
-	if who == "" {
-		who = c.Credential
+	return []callColumn{
+		{name: "UTC", value: func(c *admin.Call) string { return c.Start.UTC().Format(stamp) }},
+		{name: "STATUS", value: func(c *admin.Call) string { return strconv.Itoa(c.Status) }},
+		{name: "METHOD", value: func(c *admin.Call) string { return c.Method }, rank: 2},
+		{name: "PATH", value: func(c *admin.Call) string { return cut(clean(c.Path), 48) }, least: 14},
+		{name: "API", value: func(c *admin.Call) string { return c.API }, rank: 3, least: 10},
+		{name: "CALLER", value: callerOf, rank: 1, least: 11},
+		{name: "CLIENT", value: func(c *admin.Call) string { return c.Client.String() }, rank: 4},
+		{name: "TOOK", value: func(c *admin.Call) string { return milliseconds(c.Duration) }, rank: 5},
+		{name: "REASON", value: whyOf, least: 14},
+		{name: "CALL", value: func(c *admin.Call) string { return c.ID.String() }},
 	}
-	path := clean(c.Path)
-	if len([]rune(path)) > 48 {
-		path = string([]rune(path)[:47]) + "…"
+}
+
+func callerOf(c *admin.Call) string {
+	if c.Application != "" {
+		return c.Application
 	}
-	why := c.Reason
-	if c.Has("shadowed") && why == "" {
-		why = "shadow"
+	return c.Credential
+}
+
+func whyOf(c *admin.Call) string {
+	if c.Reason == "" && c.Has("shadowed") {
 		if c.Detail != nil && len(c.Detail.Shadows) > 0 {
-			why += ":" + c.Detail.Shadows[0].Reason.Code
+			return "shadow:" + c.Detail.Shadows[0].Reason.Code
+		}
+		return "shadow"
+	}
+	return c.Reason
+}
+
+// newCallTable makes columns as wide as these calls need, as far as the terminal has room.
+func newCallTable(s style, calls []admin.Call) *callTable {
+	now := time.Now().UTC().Format(time.DateOnly)
+	today := s.terminal
+	for i := range calls {
+		today = today && calls[i].Start.UTC().Format(time.DateOnly) == now
+	}
+	t := &callTable{s, callColumns(today)}
+	for i := range t.columns {
+		col := &t.columns[i]
+		col.width = len(col.name)
+		for j := range calls {
+			col.width = max(col.width, utf8.RuneCountInString(orDash(col.value(&calls[j]))))
 		}
 	}
-	row := ""
-	for i, v := range []string{c.Start.UTC().Format("01-02 15:04:05"), strconv.Itoa(c.Status), orDash(c.Method), orDash(path), orDash(c.API), orDash(who), c.Client.String(),
-		milliseconds(c.Duration), orDash(why), c.ID.String()} {
-		if i > 0 {
-			row += sep
+	t.fit()
+	return t
+}
+
+// fit makes the table as narrow as the terminal.
+func (t *callTable) fit() {
+	if !t.style.terminal {
+		return
+	}
+	for t.over() > 0 {
+		worst, room := -1, 0
+		for i, c := range t.columns {
+			room += max(c.width-max(c.least, len(c.name)), 0) * min(c.least, 1)
+			if c.rank > 0 && (worst < 0 || c.rank > t.columns[worst].rank) {
+				worst = i
+			}
 		}
-		row += v
+		if t.over() <= room || worst < 0 {
+			break
+		}
+		t.columns = slices.Delete(t.columns, worst, worst+1)
+	}
+	for _, name := range []string{"PATH", "API", "CALLER", "REASON"} {
+		i := slices.IndexFunc(t.columns, func(c callColumn) bool { return c.name == name })
+		if over := t.over(); over > 0 && i >= 0 {
+			c := &t.columns[i]
+			c.width = max(c.width-over, min(c.width, c.least))
+		}
+	}
+}
+
+// over is how many columns of the terminal are missing.
+func (t *callTable) over() int {
+	n := -2
+	for _, c := range t.columns {
+		n += c.width + 2
+	}
+	return n - t.style.width
+}
+
+func (t *callTable) header() string {
+	return t.style.soft(t.row(func(c *callColumn) string { return c.name }))
+}
+
+func (t *callTable) line(call *admin.Call) string {
+	row := t.row(func(c *callColumn) string { return clean(orDash(c.value(call))) })
+	switch {
+	case call.Status >= 500:
+		return t.style.paint("31", row)
+	case call.Status >= 400:
+		return t.style.paint("33", row)
 	}
 	return row
+}
+
+func (t *callTable) row(value func(*callColumn) string) string {
+	var b strings.Builder
+	for i := range t.columns {
+		c := &t.columns[i]
+		v := cut(value(c), c.width)
+		b.WriteString(v)
+		if i < len(t.columns)-1 {
+			b.WriteString(strings.Repeat(" ", c.width-utf8.RuneCountInString(v)+2))
+		}
+	}
+	return b.String()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// cut shortens a text to n runes.
+func cut(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:n-1]) + "…"
+}
+
+// followTable shows calls as they come: nobody knows how wide they will be.
+func (a *app) followTable() func(*admin.Call) {
+	t := &callTable{a.style, callColumns(a.style.terminal)}
+	for i, width := range []int{len("01-02 15:04:05"), 6, 7, 32, 12, 14, 15, 8, 26, 26} {
+		t.columns[i].width = width
+	}
+	if a.style.terminal {
+		t.columns[0].width = len("15:04:05")
+	}
+	t.fit()
+	first := true
+	return func(c *admin.Call) {
+		if first && a.style.terminal {
+			fmt.Fprintln(a.out, t.header())
+		}
+		first = false
+		fmt.Fprintln(a.out, t.line(c))
+	}
 }

@@ -116,16 +116,20 @@ func (a *app) showDemo(n *node, keys map[string]string, docs string) {
 	if call, err := why.findCall(context.Background(), "last"); err == nil {
 		why.tellCall(call)
 	}
-	fmt.Fprintln(a.out, s.strong("Try:"))
-	fmt.Fprintf(a.out, "  curl -i -H 'X-Api-Key: %s' %s/prod/orders                     # allowed\n", keys["bistro"], base)
-	fmt.Fprintf(a.out, "  curl -i -H 'X-Api-Key: wg_12345678_wrong' %s/prod/orders   # wrong key\n", base)
-	fmt.Fprintf(a.out, "  curl -i -H 'X-Api-Key: %s' -d '{\"item\":\"lamp\"}' %s/prod/orders   # pending subscription\n", keys["acme-shop"], base)
-	fmt.Fprintf(a.out, "  for i in 1 2 3 4 5 6; do curl -i -H 'X-Api-Key: %s' %s/sandbox/orders; done   # over the limit\n", keys["acme-shop"], base)
+	fmt.Fprintln(a.out, s.strong("Try in another terminal:"))
+	for _, try := range [][2]string{
+		{"allowed", fmt.Sprintf("curl -i -H 'X-Api-Key: %s' %s/prod/orders", keys["bistro"], base)},
+		{"wrong key", fmt.Sprintf("curl -i -H 'X-Api-Key: wg_12345678_wrong' %s/prod/orders", base)},
+		{"pending subscription", fmt.Sprintf("curl -i -H 'X-Api-Key: %s' -d '{\"item\":\"lamp\"}' %s/prod/orders", keys["acme-shop"], base)},
+		{"over the limit", fmt.Sprintf("for i in 1 2 3 4 5 6; do curl -i -H 'X-Api-Key: %s' %s/sandbox/orders; done", keys["acme-shop"], base)},
+	} {
+		fmt.Fprintf(a.out, "  %s\n  %s\n", s.soft("# "+try[0]), try[1])
+	}
 	data := ""
 	if n.opts.data != defaultData() {
-		data = " --data " + n.opts.data
+		data = " --data " + shellWord(n.opts.data)
 	}
-	fmt.Fprintf(a.out, "then\n  whygate why last%s\n  whygate calls --refused%s\nCtrl-C drains and ends.\n", data, data)
+	fmt.Fprintf(a.out, "  %s\n  %[2]s why last%[3]s\n  %[2]s calls --refused%[3]s\nCtrl-C drains and ends.\n", s.soft("# what became of them"), shellWord(os.Args[0]), data)
 }
 
 func (a *app) demoCall(method, url, key string) {

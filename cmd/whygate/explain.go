@@ -114,9 +114,9 @@ func question(method, url string, headers []string, data, from, at string) (q ga
 func (a *app) tellExplanation(e *gateway.Explanation) {
 	s := a.style
 	if e.Passes {
-		fmt.Fprintf(a.out, "%s %s %s   would pass\n", s.good("✓"), s.strong(clean(e.Method)), s.strong(clean(e.URL)))
+		a.tellHead(s.good("✓"), e.Method+" "+e.URL, "would pass")
 	} else {
-		fmt.Fprintf(a.out, "%s %s %s   would be refused with %d, %s\n", s.bad("✗"), s.strong(clean(e.Method)), s.strong(clean(e.URL)), e.Status, plural(e.Obstacles, "obstacle"))
+		a.tellHead(s.bad("✗"), e.Method+" "+e.URL, fmt.Sprintf("would be refused with %d, %s", e.Status, plural(e.Obstacles, "obstacle")))
 	}
 	t := &teller{a: a}
 	if r := e.Route; r != nil {
@@ -206,18 +206,16 @@ func (a *app) tellEntry(e reason.Entry) {
 			right = f.From.String()
 		}
 	}
-	width := min(s.width, rightMost)
-	const indent = 24
-	for i, l := range wrap(clean(text), max(width-indent-len(right)-2, 30)) {
+	indent := 24
+	if s.terminal && s.width < 100 {
+		indent = 21
+	}
+	for i, l := range s.columns(indent, text, right) {
 		name := strings.Repeat(" ", indent)
 		if i == 0 {
 			name = fmt.Sprintf("  %s %-*s", mark, indent-4, e.Check)
 		}
-		line := name + l
-		if i == 0 && right != "" {
-			line += strings.Repeat(" ", max(width-indent-len([]rune(l))-len(right), 2)) + s.soft(right)
-		}
-		fmt.Fprintln(a.out, strings.TrimRight(line, " "))
+		fmt.Fprintln(a.out, strings.TrimRight(name+l, " "))
 	}
 }
 

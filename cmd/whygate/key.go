@@ -17,6 +17,7 @@ func (a *app) keyCommand() *cobra.Command {
 		Use: "key", Short: "Make API keys",
 		RunE: func(c *cobra.Command, args []string) error { return usage("key does what? whygate key new") },
 	}
+	c.Example = "  whygate key new --application acme-shop"
 	c.AddCommand(a.keyNewCommand())
 	return c
 }

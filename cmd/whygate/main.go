@@ -110,7 +110,8 @@ what would make it pass, and who can change that.`,
 		},
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.PersistentFlags().StringVar(&a.color, "color", "auto", "colours: auto (only on a terminal), always or never")
+	root.PersistentFlags().StringVar(&a.color, "color", "auto", "when to use colours: auto, always or never")
+	completeFlag(root, "color", words("auto\tonly on a terminal", "always", "never"))
 	root.SetVersionTemplate("whygate {{.Version}}\n")
 	root.AddCommand(
 		a.serveCommand(), a.checkCommand(), a.explainCommand(), a.whyCommand(), a.callsCommand(), a.reasonsCommand(),

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -16,7 +15,7 @@ func (a *app) reasonsCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:     "reasons [CODE]",
-		Short:   "List all reasons for which a call can be refused, or tell about one",
+		Short:   "List the reasons of refusals, or tell about one",
 		Example: "  whygate reasons\n  whygate reasons rate-limit.exceeded",
 		RunE: func(_ *cobra.Command, args []string) error {
 			switch len(args) {
@@ -48,14 +47,11 @@ func (a *app) reasonsCommand() *cobra.Command {
 			t.line("hint", p.Hint, "")
 			return nil
 		},
-		ValidArgsFunction: func(_ *cobra.Command, _ []string, begin string) ([]string, cobra.ShellCompDirective) {
-			var codes []string
-			for _, r := range reason.All() {
-				if strings.HasPrefix(r.Code, begin) {
-					codes = append(codes, r.Code+"\t"+r.Title)
-				}
+		ValidArgsFunction: func(_ *cobra.Command, args []string, begin string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return codes, cobra.ShellCompDirectiveNoFileComp
+			return begun(reasonCodes(), begin), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

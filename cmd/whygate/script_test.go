@@ -50,6 +50,9 @@ import (
 //	edit FILE OLD NEW         replace a text in a file
 //	until ARGS                repeat `exec ARGS` until it succeeds, or with ! fails, for at most ten seconds
 //	eventually TEXT ARGS      repeat it until it says TEXT
+//	watch FILE ARGS           start a command in the background, whose output goes into that file
+//	until-seen TEXT FILE ARGS repeat `exec ARGS` until the file says TEXT
+//	interrupt FILE            end what watch started with Ctrl-C; it must exit with 0
 //
 // To says and shows the sample is at 127.0.0.1:9000 and the gateway at 127.0.0.1:8080, wherever they are.
 func TestMain(m *testing.M) {
@@ -80,6 +83,7 @@ func TestScenarios(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"sample": scriptSample, "serve": scriptServe, "drain": scriptDrain, "crash": scriptCrash, "hup": scriptHup, "log": scriptLog,
 			"certificate": scriptCertificate, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
+			"watch": scriptWatch, "until-seen": scriptUntilSeen, "interrupt": scriptInterrupt,
 		},
 	})
 }
@@ -152,10 +156,7 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	args = append([]string{"serve"}, append(args, "--admin", "127.0.0.1:0", "--node", "gw-1")...)
 	s := &served{cmd: exec.Command(whygate, args...), done: make(chan error, 1)}
-	s.cmd.Dir = ts.Getenv("WORK")
-	for _, name := range []string{"WHYGATE_DATA", "HOME", "PATH", "GORACE"} {
-		s.cmd.Env = append(s.cmd.Env, name+"="+ts.Getenv(name))
-	}
+	s.cmd.Dir, s.cmd.Env = ts.Getenv("WORK"), scriptEnv(ts)
 	s.cmd.Stdout, s.cmd.Stderr = &s.output, &s.output
 	ts.Check(s.cmd.Start())
 	go func() { s.done <- s.cmd.Wait() }()
@@ -181,6 +182,14 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	ts.Fatalf("serve did not start:\n%s", &s.output)
+}
+
+// scriptEnv is the environment of commands that a script has running.
+func scriptEnv(ts *testscript.TestScript) (env []string) {
+	for _, name := range []string{"WHYGATE_DATA", "HOME", "PATH", "GORACE"} {
+		env = append(env, name+"="+ts.Getenv(name))
+	}
+	return env
 }
 
 func scriptDrain(ts *testscript.TestScript, neg bool, args []string) {
@@ -312,6 +321,49 @@ func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	ts.Fatalf("%v never says %q", args[1:], args[0])
+}
+
+// watched are the commands that watch started, by the files of their output.
+var watched sync.Map
+
+func scriptWatch(ts *testscript.TestScript, neg bool, args []string) {
+	file := ts.MkAbs(args[0])
+	out, err := os.Create(file)
+	ts.Check(err)
+	defer out.Close()
+	program, err := exec.LookPath(args[1])
+	if err != nil {
+		program = filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], args[1])
+	}
+	cmd := exec.Command(program, args[2:]...)
+	cmd.Dir, cmd.Env = ts.Getenv("WORK"), scriptEnv(ts)
+	cmd.Stdout = out
+	ts.Check(cmd.Start())
+	ts.Defer(func() { cmd.Process.Kill() })
+	watched.Store(file, cmd)
+}
+
+func scriptUntilSeen(ts *testscript.TestScript, neg bool, args []string) {
+	for range 200 {
+		ts.Check(ts.Exec(args[2], args[3:]...))
+		if strings.Contains(flat(ts.ReadFile(args[1])), flat(args[0])) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("%s never says %q:\n%s", args[1], args[0], ts.ReadFile(args[1]))
+}
+
+func scriptInterrupt(ts *testscript.TestScript, neg bool, args []string) {
+	v, ok := watched.Load(ts.MkAbs(args[0]))
+	if !ok {
+		ts.Fatalf("nothing writes into %s", args[0])
+	}
+	cmd := v.(*exec.Cmd)
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	if err := cmd.Wait(); err != nil {
+		ts.Fatalf("%v ended with %v", cmd.Args, err)
+	}
 }
 
 // curlIs compares the status of an answer.

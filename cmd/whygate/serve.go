@@ -80,6 +80,8 @@ func (o *serveOptions) commonFlags(c *cobra.Command) {
 	c.Flags().StringVar(&o.node, "node", host, "name of this node, in records and metrics")
 	c.Flags().StringVar(&o.logFormat, "log-format", "text", "format of the log: text or json")
 	c.Flags().StringVar(&o.logLevel, "log-level", "info", "least level that is logged: debug, info, warn or error")
+	completeFlag(c, "log-format", words("text", "json"))
+	completeFlag(c, "log-level", words("debug", "info", "warn", "error"))
 }
 
 // node is a running gateway with all that belongs to it.

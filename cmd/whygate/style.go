@@ -13,8 +13,9 @@ import (
 
 // style paints text on terminals and leaves it alone elsewhere.
 type style struct {
-	on    bool
-	width int // columns of the terminal
+	on       bool
+	terminal bool
+	width    int // columns of the terminal, or how wide text is otherwise
 }
 
 func (a *app) styleFor(w io.Writer) style {
@@ -23,7 +24,7 @@ func (a *app) styleFor(w io.Writer) style {
 	terminal := ok && term.IsTerminal(int(f.Fd()))
 	if terminal {
 		if cols, _, err := term.GetSize(int(f.Fd())); err == nil && cols > 20 {
-			s.width = cols
+			s.width, s.terminal = cols, true
 		}
 	}
 	switch a.color {
@@ -96,6 +97,28 @@ func wrap(text string, n int) []string {
 		}
 	}
 	return append(lines, line)
+}
+
+// rightMost bounds lines that have something at their right margin: the eye must find the way.
+const rightMost = 110
+
+// columns lays text out behind an indent, with something at the right margin of its first line, or in a line of
+// its own where there is no room beside the text.
+func (s style) columns(indent int, text, right string) []string {
+	width := min(s.width, rightMost) - indent
+	text, right = clean(text), clean(right)
+	if right == "" {
+		return wrap(text, max(width, 30))
+	}
+	n := utf8.RuneCountInString(right)
+	if room := width - n - 2; room >= 24 {
+		lines := wrap(text, room)
+		if gap := width - utf8.RuneCountInString(lines[0]) - n; gap >= 2 {
+			lines[0] += strings.Repeat(" ", gap) + s.soft(right)
+			return lines
+		}
+	}
+	return append(wrap(text, max(width, 30)), strings.Repeat(" ", max(width-n, 0))+s.soft(right))
 }
 
 func goVersion() string { return runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH }

@@ -51,6 +51,7 @@ directory.`,
 			return nil
 		},
 	}
+	c.ValidArgsFunction = a.completeCall
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "tell refused and failed calls as they come")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	a.nodeFlags(c)
@@ -110,6 +111,7 @@ func (a *app) followCalls(ctx context.Context, query url.Values, asJSON bool, sh
 		var res *http.Response
 		if res, err = cl.send(ctx, "GET", "/v1/calls/follow", query, nil); err == nil {
 			defer res.Body.Close()
+			a.tellWaiting()
 			lines := bufio.NewReaderSize(res.Body, 64<<10)
 			for {
 				line, err := lines.ReadBytes('\n')
@@ -141,6 +143,7 @@ func (a *app) followCalls(ctx context.Context, query url.Values, asJSON bool, sh
 		return usage("%v", parseErr)
 	}
 	f.Limit = 0
+	a.tellWaiting()
 	err = r.Follow(ctx, f, func(rec *calllog.Record) bool {
 		call := admin.CallOf(rec, true)
 		each(&call)
@@ -150,6 +153,13 @@ func (a *app) followCalls(ctx context.Context, query url.Values, asJSON bool, sh
 		return nil
 	}
 	return err
+}
+
+// tellWaiting keeps people from looking at an empty screen.
+func (a *app) tellWaiting() {
+	if s := a.styleFor(a.err); s.terminal {
+		fmt.Fprintln(a.err, s.soft("waiting for calls; Ctrl-C ends"))
+	}
 }
 
 // tellCall is the answer of `why`.
@@ -184,7 +194,7 @@ func (a *app) tellCall(c *admin.Call) {
 			end += fmt.Sprintf(", check %d of %d: %s", c.Step, c.Steps, c.Check)
 		}
 	}
-	fmt.Fprintf(a.out, "%s %s   %s\n", mark, s.strong(clean(head)), end)
+	a.tellHead(mark, head, end)
 	t := &teller{a: a}
 	if told := c.Told; told != nil {
 		t.line("reason", told.Code, "")
@@ -221,6 +231,15 @@ func (a *app) tellCall(c *admin.Call) {
 	t.line("call", fmt.Sprintf("%s at %s UTC · took %s · %v in, %v out", c.ID, c.Start.UTC().Format("2006-01-02 15:04:05.000"), milliseconds(c.Duration),
 		reason.Bytes(c.BytesIn), reason.Bytes(c.BytesOut)), "")
 	fmt.Fprintln(a.out)
+}
+
+// tellHead is the first line: what was called, and what became of it.
+func (a *app) tellHead(mark, what, end string) {
+	between := "   "
+	if what, end = clean(what), clean(end); a.style.terminal && utf8.RuneCountInString(what)+utf8.RuneCountInString(end)+5 > a.style.width {
+		between = "\n  "
+	}
+	fmt.Fprintf(a.out, "%s %s%s%s\n", mark, a.style.strong(what), between, end)
 }
 
 // callerText tells whom the checks identified, and how.
@@ -395,10 +414,7 @@ type teller struct {
 	a *app
 }
 
-const (
-	labelWidth = 12
-	rightMost  = 110
-)
+const labelWidth = 12
 
 func (t *teller) line(label, text, right string) {
 	if text == "" {
@@ -409,26 +425,11 @@ func (t *teller) line(label, text, right string) {
 
 func (t *teller) put(label, text, right string) {
 	s := t.a.style
-	width := min(s.width, rightMost)
-	room := width - labelWidth
-	if right != "" {
-		room -= utf8.RuneCountInString(right) + 2
-	}
-	for i, l := range wrap(clean(text), max(room, 30)) {
-		name := ""
-		if i == 0 {
-			name = label
+	for i, l := range s.columns(labelWidth, text, right) {
+		if i > 0 {
+			label = ""
 		}
-		line := "  " + s.soft(fmt.Sprintf("%-*s", labelWidth-2, name)) + l
-		if i == 0 && right != "" {
-			if gap := width - labelWidth - utf8.RuneCountInString(l) - utf8.RuneCountInString(right); gap > 0 {
-				line += strings.Repeat(" ", gap)
-			} else {
-				line += "  "
-			}
-			line += s.soft(clean(right))
-		}
-		fmt.Fprintln(t.a.out, line)
+		fmt.Fprintln(t.a.out, "  "+s.soft(fmt.Sprintf("%-*s", labelWidth-2, label))+l)
 	}
 }
 
