@@ -41,7 +41,7 @@ func (c *call) forward() {
 		hash = c.hashOn(u.Spec.Balance.HashOn)
 	}
 	var tried [maxTries]*upstream.Target
-	now := c.w.Start
+	now := c.w.Start.Add(c.rec.Decide)
 	for n := 0; ; n++ {
 		t, v := u.Pick(now, hash, tried[:n])
 		if v.Refused() {
@@ -51,9 +51,9 @@ func (c *call) forward() {
 		c.rec.Tries++
 		c.rec.Target = t.Address
 		more := n < u.Spec.Retries.Attempts
-		again := c.try(t, content, whole, false, more)
+		again := c.try(now, t, content, whole, false, more)
 		if again == stale {
-			again = c.try(t, content, whole, true, more)
+			again = c.try(now, t, content, whole, true, more)
 		}
 		if again == done {
 			return
@@ -89,8 +89,7 @@ func (c *call) content() (content []byte, whole bool) {
 
 // try sends the call to one target. fresh demands a new connection; more says that the call
 // has tries left.
-func (c *call) try(t *upstream.Target, content []byte, whole, fresh, more bool) outcome {
-	now := time.Now()
+func (c *call) try(now time.Time, t *upstream.Target, content []byte, whole, fresh, more bool) outcome {
 	safe := idempotent(c.x.Method)
 	trip, reused, v := t.Acquire(now, fresh)
 	if v.Refused() { // nothing was sent, so any method may go elsewhere
@@ -108,19 +107,20 @@ func (c *call) try(t *upstream.Target, content []byte, whole, fresh, more bool) 
 	f := upstream.Failure{Stage: upstream.Sending, Limit: time.Duration(spec.Timeouts.Idle), Reused: reused, Unsafe: !safe}
 	wait, byRoute := c.patience(spec)
 	var err error
+	sent := false
 	if whole {
-		if err = trip.Send(o, content, f.Limit); err == nil {
-			f.Stage, f.Limit, f.ByRoute = upstream.Awaiting, wait, byRoute
-			err = trip.ReadHead(o.Method, wait)
-		}
-	} else {
-		if err = trip.Send(o, nil, f.Limit); err == nil {
-			c.w.Continue()
-			c.hop.up = c.startUpload(trip, wait)
-			f.Stage, f.Limit, f.ByRoute = upstream.Awaiting, wait, byRoute
-			wait = 0 // the upload begins it when it ends
-			err = trip.ReadHead(o.Method, wait)
-		}
+		sent, err = trip.Exchange(o, content, f.Limit, wait)
+	} else if err = trip.Send(o, nil, f.Limit); err == nil {
+		sent = true
+		c.w.Continue()
+		c.hop.up = c.startUpload(trip, wait)
+		err = trip.ReadHead(o.Method, 0) // the upload begins the wait when it ends
+	}
+	if sent {
+		f.Stage, f.Limit, f.ByRoute = upstream.Awaiting, wait, byRoute
+	}
+	if !whole {
+		wait = 0
 	}
 	for n := 0; err == nil && trip.Head().Status < 200 && trip.Head().Status != 101; n++ {
 		if n == maxInformed {
@@ -274,11 +274,15 @@ var clientLeft = reason.New(reason.Reason{
 	Hint:   "this never reaches the client; it is in the records only",
 })
 
-// clientGone records a call whose client did not wait. There is nobody to answer.
+// clientGone records a call whose client did not wait. There is nobody to answer, as a rule.
 func (c *call) clientGone() {
 	v := clientLeft.Refuse(reason.Own("waited", time.Since(c.w.Start).Round(time.Millisecond)))
 	c.rec.Status, c.rec.Outcome, c.rec.Reason = reason.StatusClientGone, calllog.Failed, clientLeft.Code
 	c.rec.Flags |= calllog.ClientGone
+	if !c.w.Gone() && c.overdue() { // it hears in the same moment what it has found out itself
+		c.failed(v)
+		return
+	}
 	c.detail.Verdict = &v
 	c.record()
 	c.w.Abort()
@@ -533,6 +537,12 @@ func (c *call) afterRelay(err error, stream bool, pause time.Duration) {
 	case gone || errors.As(err, &client) || errors.Is(err, wire.ErrInterrupted):
 		c.amend(calllog.ClientGone)
 		c.record()
+		if client.error == nil && !c.w.Gone() && c.overdue() {
+			var tr wire.Fields
+			tr.Put(wire.GRPCStatus, strconv.Itoa(grpcCode(reason.StatusClientGone)))
+			c.w.End(tr)
+			return
+		}
 		c.w.Abort()
 		return
 	}

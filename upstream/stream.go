@@ -75,6 +75,14 @@ func (t *Target) newStream() *stream {
 	return s
 }
 
+// Exchange is Send and ReadHead.
+func (s *stream) Exchange(o *wire.Outgoing, content []byte, sendTimeout, timeout time.Duration) (sent bool, err error) {
+	if err := s.Send(o, content, sendTimeout); err != nil {
+		return false, err
+	}
+	return true, s.ReadHead(o.Method, timeout)
+}
+
 // Send begins the request. Content that is to follow goes through a pipe.
 func (s *stream) Send(o *wire.Outgoing, content []byte, timeout time.Duration) error {
 	s.sendTimeout = timeout

@@ -58,6 +58,7 @@ func (u *Upstream) newTarget(spec resource.Target, scheme, host, port, path, add
 // Trip is one try of one call at one target: an HTTP/1.1 connection or an HTTP/2
 // stream.
 type Trip interface {
+	Exchange(o *wire.Outgoing, content []byte, sendTimeout, timeout time.Duration) (sent bool, err error)
 	Send(o *wire.Outgoing, content []byte, timeout time.Duration) error
 	Write(p []byte) error
 	EndBody(trailer wire.Fields) error
@@ -206,6 +207,9 @@ func (t *Target) IdleConns() int {
 
 // InFlight is how many calls are at the target.
 func (t *Target) InFlight() int64 { return t.inFlight.Load() }
+
+// Queued is how many calls wait for a place at the target.
+func (t *Target) Queued() int { return int(t.waiting.Load()) }
 
 // enter takes one of the target's places, or waits for one in a bounded queue.
 func (t *Target) enter() reason.Verdict {

@@ -24,8 +24,9 @@ type Conn struct {
 	// Calls is how many calls it has carried.
 	Calls int
 
-	nc   net.Conn
-	sock asker
+	nc   net.Conn // the socket, or the TLS connection on top of it
+	sock *sock    // nc, where that is plain TCP
+	ask  asker
 	lim  *Limits
 	in   []byte
 	r, w int
@@ -62,8 +63,11 @@ func NewConn(nc net.Conn, w *Watch, lim *Limits) *Conn {
 	}
 	if sc, ok := sock.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			c.sock.bind(raw)
+			c.ask.bind(raw)
 		}
+	}
+	if s := newSock(nc); s != nil {
+		c.sock, c.nc = s, s
 	}
 	w.add(&c.watched, c)
 	return c
@@ -156,15 +160,12 @@ func (o *Outgoing) append(b []byte) []byte {
 // Send writes the head of a request, and content with it when that is at hand. timeout
 // bounds each wait for the upstream to take something.
 func (c *Conn) Send(o *Outgoing, content []byte, timeout time.Duration) error {
-	if c.Calls > 1 && !c.sock.quiet() {
+	if c.Calls > 1 && !c.ask.quiet() {
 		return c.failed(ErrNotQuiet)
 	}
 	c.sendTimeout = timeout
 	c.chunked = o.Length < 0
-	if c.out == nil {
-		c.out = take(smallBuffer)
-	}
-	c.out = o.append(c.out[:0])
+	c.writeHead(o)
 	if len(content) > 0 {
 		if c.chunked {
 			return c.Write(content)
@@ -177,6 +178,49 @@ func (c *Conn) Send(o *Outgoing, content []byte, timeout time.Duration) error {
 	}
 	return c.flush()
 }
+
+// writeHead puts the head of a request into the buffer.
+func (c *Conn) writeHead(o *Outgoing) {
+	if c.out == nil {
+		c.out = take(smallBuffer)
+	}
+	c.out = o.append(c.out[:0])
+}
+
+// Exchange is Send of a whole request and ReadHead of its answer, for less. sent tells whether
+// all of the request went out.
+func (c *Conn) Exchange(o *Outgoing, content []byte, sendTimeout, timeout time.Duration) (sent bool, err error) {
+	if c.sock == nil || o.Length < 0 || len(content) > exchangeRoom {
+		if err := c.Send(o, content, sendTimeout); err != nil {
+			return false, err
+		}
+		return true, c.ReadHead(o.Method, timeout)
+	}
+	c.sendTimeout = sendTimeout
+	c.writeHead(o)
+	c.out = append(c.out, content...)
+	if !c.reads.arm(c.watch, timeout) {
+		return false, c.failed(ErrTimeout)
+	}
+	c.takeInput()
+	n, rest, err := c.sock.exchange(c.out, c.in, c.Calls == 1)
+	c.w, c.received = n, n > 0
+	if err != nil {
+		return len(rest) == 0, c.failed(err)
+	}
+	if len(rest) > 0 { // the upstream takes no more for now
+		c.out = c.out[:copy(c.out, rest)]
+		if err := c.flush(); err != nil {
+			return false, err
+		}
+		c.reads.arm(c.watch, timeout)
+	}
+	c.out = c.out[:0]
+	return true, c.readHead(o.Method, true)
+}
+
+// exchangeRoom is how much content Exchange sends in one piece with the head.
+const exchangeRoom = smallBuffer / 2
 
 // Write sends a piece of the request's content.
 func (c *Conn) Write(p []byte) error {
@@ -191,7 +235,7 @@ func (c *Conn) Write(p []byte) error {
 		c.vec[0] = c.out
 		n = 3
 	}
-	if _, tcp := c.nc.(*net.TCPConn); !tcp { // one TLS record rather than three
+	if c.sock == nil { // one TLS record rather than three
 		for _, v := range c.vec[1:n] {
 			c.out = append(c.out, v...)
 		}
@@ -201,7 +245,7 @@ func (c *Conn) Write(p []byte) error {
 	if !c.writes.arm(c.watch, c.sendTimeout) {
 		return c.failed(ErrTimeout)
 	}
-	_, err := c.bufs.WriteTo(c.nc)
+	_, err := c.bufs.WriteTo(c.sock.TCPConn)
 	c.vec = [3][]byte{}
 	c.out = c.out[:0]
 	c.writes.disarm()
@@ -258,10 +302,19 @@ func (c *Conn) ReadHead(method string, timeout time.Duration) error {
 	if timeout > 0 && !c.reads.arm(c.watch, timeout) {
 		return c.failed(ErrTimeout)
 	}
+	c.takeInput()
+	return c.readHead(method, timeout > 0)
+}
+
+func (c *Conn) takeInput() {
 	if c.in == nil {
 		c.in = take(smallBuffer)
 		c.r, c.w = 0, 0
 	}
+}
+
+// readHead is ReadHead behind its deadline; armed says that there is one.
+func (c *Conn) readHead(method string, armed bool) error {
 	for scanned := 0; ; {
 		if c.r < c.w {
 			n, f := headEnd(c.in[c.r:c.w], &scanned)
@@ -278,7 +331,7 @@ func (c *Conn) ReadHead(method string, timeout time.Duration) error {
 				final := c.Response.Status >= 200 || c.Response.Status == 101
 				c.answered.Store(final)
 				// While the answer waits for a slow client, the upstream is not late.
-				if (timeout > 0 || final) && !c.reads.disarm() {
+				if (armed || final) && !c.reads.disarm() {
 					return c.failed(ErrTimeout)
 				}
 				return nil
@@ -400,7 +453,7 @@ func (c *Conn) Release() {
 
 // Quiet says that an idle connection is still open and has nothing to say, which it
 // must not have. It costs a system call.
-func (c *Conn) Quiet() bool { return c.sock.quiet() }
+func (c *Conn) Quiet() bool { return c.ask.quiet() }
 
 // Close ends the connection.
 func (c *Conn) Close() {
@@ -415,5 +468,8 @@ func (c *Conn) Tunnel() (net.Conn, []byte) {
 	c.unwatch()
 	pre := append([]byte(nil), c.in[c.r:c.w]...)
 	c.nc.SetDeadline(time.Time{})
+	if c.sock != nil {
+		return c.sock.TCPConn, pre
+	}
 	return c.nc, pre
 }

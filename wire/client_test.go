@@ -239,6 +239,107 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestExchange: a request and the head of its answer in one, on plain connections and with TLS.
+func TestExchange(t *testing.T) {
+	long := strings.Repeat("x", 4<<20) // more than a socket takes at once
+	for _, secure := range []bool{false, true} {
+		for _, a := range []struct {
+			name   string
+			fields Fields
+			before string // what the upstream says on its own, ahead of the second request
+			early  bool   // ahead of the first one, rather
+			answer string // to each request; none if it is empty
+			sent   bool
+			err    error
+		}{
+			{name: "twice", answer: "HTTP/1.1 204 No Content\r\n\r\n", sent: true},
+			{name: "more than the socket takes", fields: Fields{{Name: "X-Long", Value: long}}, answer: "HTTP/1.1 204 No Content\r\n\r\n", sent: true},
+			{name: "an answer nobody asked for", before: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", answer: "HTTP/1.1 204 No Content\r\n\r\n", err: ErrNotQuiet},
+			{name: "an answer to the connection", before: "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", early: true, sent: true},
+			{name: "silence", sent: true, err: ErrTimeout},
+		} {
+			t.Run(fmt.Sprintf("%s/secure=%v", a.name, secure), func(t *testing.T) {
+				said := make(chan struct{})
+				end := make(chan struct{})
+				defer close(end)
+				c := upstreamConn(t, secure, func(nc net.Conn, r *bufio.Reader) {
+					if a.early {
+						io.WriteString(nc, a.before)
+						said <- struct{}{}
+					}
+					for n := 0; n < 2; n++ {
+						h, err := http.ReadRequest(r)
+						if err != nil {
+							return
+						}
+						if got := len(h.Header.Get("X-Long")); len(a.fields) > 0 && got != len(long) {
+							t.Errorf("the upstream got %d bytes of %d", got, len(long))
+						}
+						io.WriteString(nc, a.answer)
+						if n == 0 && !a.early && a.before != "" {
+							<-said // apart from the answer
+							io.WriteString(nc, a.before)
+						}
+					}
+					<-end
+				})
+				if a.early {
+					if secure {
+						if err := c.nc.(*tls.Conn).Handshake(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					<-said
+					waitLoud(t, c)
+				}
+				o := Outgoing{Method: "GET", Path: "/", Host: "up", Fields: a.fields}
+				exchange := func() (bool, error) {
+					c.Begin()
+					timeout := 10 * time.Second
+					if a.answer == "" && !a.early {
+						timeout = time.Millisecond
+					}
+					sent, err := c.Exchange(&o, nil, 10*time.Second, timeout)
+					if err == nil {
+						if _, err := content(c); err != nil {
+							t.Error(err)
+						}
+						if !c.Reusable() && !a.early {
+							t.Error("the connection cannot be used again")
+						}
+						c.Release()
+					}
+					return sent, err
+				}
+				sent, err := exchange()
+				if a.answer != "" {
+					if !sent || err != nil {
+						t.Fatalf("the first exchange: sent %v, %v", sent, err)
+					}
+					if a.before != "" {
+						said <- struct{}{}
+						waitLoud(t, c)
+					}
+					sent, err = exchange()
+				}
+				if sent != a.sent || !errors.Is(err, a.err) {
+					t.Errorf("sent %v, %v; want %v, %v", sent, err, a.sent, a.err)
+				}
+			})
+		}
+	}
+}
+
+// waitLoud waits until the connection has something to read.
+func waitLoud(t *testing.T, c *Conn) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); c.Quiet(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the connection stays quiet")
+		}
+	}
+}
+
 // TestUnaskedAnswer: what an upstream sends between two calls is not the answer to the second.
 func TestUnaskedAnswer(t *testing.T) {
 	for _, secure := range []bool{false, true} {

@@ -21,6 +21,7 @@ type conn struct {
 	listener *Listener
 	nc       net.Conn // raw, or the TLS connection on top of it
 	sock     net.Conn // the socket below
+	tcp      *sock    // the same, where it is TCP
 	raw      syscall.RawConn
 	secure   bool // nc is TLS
 	born     time.Time
@@ -126,25 +127,13 @@ func (c *conn) awaitRequest(first bool) bool {
 // may be readable. Only then is a buffer taken.
 func (c *conn) readWhenReady(fd uintptr) bool {
 	b := take(smallBuffer)
-	for {
-		n, err := syscall.Read(int(fd), b)
-		switch {
-		case err == syscall.EAGAIN:
-			give(b)
-			return false
-		case err == syscall.EINTR:
-			continue
-		case err != nil || n <= 0:
-			give(b)
-			c.readN, c.readErr = 0, err
-			if err == nil {
-				c.readErr = io.EOF
-			}
-			return true
-		}
-		c.in, c.readN, c.readErr = b, n, nil
-		return true
+	n, err := readNow(fd, b)
+	if err != nil {
+		give(b)
+		b = nil
 	}
+	c.in, c.readN, c.readErr = b, n, err
+	return err != syscall.EAGAIN
 }
 
 func (c *conn) freeInput() {
@@ -639,7 +628,11 @@ func (c *conn) sendVec() error {
 	if !c.writes.arm(c.watch, c.cfg.WriteTimeout) {
 		return c.writeFailed(errWriteTimeout)
 	}
-	_, err := c.bufs.WriteTo(c.nc)
+	var w io.Writer = c.nc
+	if c.tcp != nil && !c.secure {
+		w = c.tcp.TCPConn // which writes all of it with one system call
+	}
+	_, err := c.bufs.WriteTo(w)
 	c.vec = [3][]byte{}
 	return c.sent(err)
 }

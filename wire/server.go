@@ -118,7 +118,9 @@ func (s *Server) start(nc net.Conn, l *Listener) {
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		c.call.Peer = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), uint16(a.Port))
 	}
-	if sc, ok := nc.(syscall.Conn); ok {
+	if c.tcp = newSock(nc); c.tcp != nil {
+		c.nc, c.sock, c.raw = c.tcp, c.tcp, c.tcp.raw
+	} else if sc, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn()
 	}
 	c.readIdle = c.readWhenReady
