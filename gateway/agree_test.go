@@ -67,7 +67,7 @@ func (w *world) policies(indent string) string {
 		p := pickOf(w, all...)
 		keyed = keyed || strings.HasPrefix(p, "key-auth")
 		out += fmt.Sprintf("%s- %s\n%s  name: p%d\n", indent, p, indent, n)
-		if w.maybe(15) {
+		if w.maybe(15) && !strings.HasPrefix(p, "headers") && !strings.HasPrefix(p, "path") { // these decide nothing
 			out += indent + "  shadow: true\n"
 		}
 	}
@@ -134,7 +134,10 @@ func (w *world) documents(engine, url string) string {
 
 // call is a random call, as a question too.
 func (w *world) call() (gateway.Question, string) {
-	path := pickOf(w, "", "/dev", "/prod", "/dev/dev", "/stage") + pickOf(w, "", "/one", "/two", "/three") + pickOf(w, "", "", "/v1", "/v2") + pickOf(w, "/", "/items", "/items/", "/items/7", "/files/a/b", "/Items", "/nothing", "/items/%2e%2e/items", "/a%2Fb", "")
+	path := pickOf(w, "", "", "/dev", "/prod") + pickOf(w, "", "/one", "/two") + pickOf(w, "", "", "", "/v1", "/v2") + pickOf(w, "/", "/items", "/items/7", "/files/a/b", "/Items/new")
+	if w.maybe(25) { // what leads nowhere, as a rule
+		path = pickOf(w, "", "/dev", "/prod", "/dev/dev", "/stage") + pickOf(w, "", "/one", "/two", "/three") + pickOf(w, "", "", "/v1", "/v2") + pickOf(w, "/", "/items", "/items/", "/items/7", "/files/a/b", "/Items", "/nothing", "/items/%2e%2e/items", "/a%2Fb", "")
+	}
 	q := gateway.Question{Method: pickOf(w, "GET", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"), From: netip.MustParseAddr("127.0.0.1")}
 	host := pickOf(w, "shop.test", "www.shop.test", "other.test", "unknown.test:8080")
 	if path == "" {
@@ -178,6 +181,7 @@ func (w *world) call() (gateway.Question, string) {
 // verdict, before and after a restart of the node, on both engines. Explaining comes first and
 // must not change what happens then.
 func TestExplainAgreesWithServe(t *testing.T) {
+	t.Parallel()
 	worlds, calls := 40, 60
 	if testing.Short() {
 		worlds = 8
@@ -257,15 +261,22 @@ func agree(t *testing.T, n *whytest.Node, q gateway.Question, body string, e *ga
 		if at < 0 {
 			t.Errorf("%+v: the explanation does not know check %q", q, rec.Check)
 		} else {
-			for i, next := range d.Next {
-				if at+1+i >= len(e.Trail) {
-					break
-				}
-				if x := e.Trail[at+1+i]; x.Check != next.Check || x.Outcome != next.Outcome {
-					t.Errorf("%+v\nafter %q the explanation has %s %v, the record %s %v", q, rec.Check, x.Check, x.Outcome, next.Check, next.Outcome)
-				}
+			if behind := e.Trail[at+1:]; trailText(behind) != trailText(d.Next) {
+				t.Errorf("%+v\nbehind %q the explanation has %s\nthe record has %s", q, rec.Check, trailText(behind), trailText(d.Next))
 			}
 		}
 	}
 	return want
+}
+
+// trailText is what the checks of a trail say, in one line.
+func trailText(trail reason.Trail) string {
+	s := ""
+	for _, e := range trail {
+		s += fmt.Sprintf(" %s %v", e.Check, e.Outcome)
+		if e.Refused() {
+			s += " " + e.Reason.Code
+		}
+	}
+	return s
 }

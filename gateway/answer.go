@@ -3,7 +3,6 @@ package gateway
 import (
 	"bytes"
 	"encoding/json"
-	"html/template"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,42 +43,63 @@ func (c *call) statusOf(v reason.Verdict, step int) int {
 }
 
 // next asks the checks behind the one that refused what they would say, so that callers do not
-// find obstacles one by one. Checks that need an identity are not asked without one.
-func (c *call) next(step int) reason.Trail {
-	steps := c.route.Steps[step+1:]
-	if len(steps) == 0 || c.x.Preflight && c.route.Steps[step].Phase == policy.CORS { // where preflights end
+// find obstacles one by one. A check that panics now must not take the refusal with it.
+func (c *call) next(step int) (trail reason.Trail) {
+	refused, steps := &c.route.Steps[step], c.route.Steps[step+1:]
+	if len(steps) == 0 || endsPreflight(&c.x, refused) {
 		return nil
 	}
 	extra := slices.Clone(c.x.Extra) // explaining must not change the answer
 	c.x.Explaining = true
-	defer func() { c.x.Explaining, c.x.Extra, c.x.Answer = false, extra, nil }()
-	blind := c.x.Application == nil && c.route.Steps[step].Phase <= policy.Authentication
-	var trail reason.Trail
-	for i := range steps {
-		s := &steps[i]
-		if blind && s.Phase > policy.Authentication {
-			trail = append(trail, entryOf(s, reason.Unknown, reason.Verdict{}))
-			continue
+	defer func() {
+		c.x.Explaining, c.x.Extra, c.x.Answer = false, extra, nil
+		if p := recover(); p != nil {
+			c.report(p)
 		}
-		trail = append(trail, ask(s, &c.x))
-		if c.x.Preflight && s.Phase == policy.CORS && !s.Shadow {
+	}()
+	a := asker{x: &c.x}
+	a.refused(refused)
+	for i := range steps {
+		trail = append(trail, a.ask(&steps[i]))
+		if endsPreflight(&c.x, &steps[i]) {
 			break
 		}
 	}
 	return trail
 }
 
-// ask has one check judge a call that is only being explained.
-func ask(s *policy.Step, x *policy.Exchange) reason.Entry {
-	v := s.Check.Check(x)
-	x.Answer = nil
+// asker has the checks of a route judge a call that is only being explained, in their order.
+type asker struct {
+	x *policy.Exchange
+	// blind is set when a check that identifies the caller refused. What checks behind it say
+	// would hold for nobody, unless another one has identified the caller.
+	blind bool
+}
+
+func (a *asker) ask(s *policy.Step) reason.Entry {
+	if a.blind && a.x.Application == nil && s.Phase > policy.Authentication {
+		return entryOf(s, reason.Unknown, reason.Verdict{})
+	}
+	v := s.Check.Check(a.x)
+	a.x.Answer = nil
 	switch {
 	case v.Refused() && s.Shadow:
 		return entryOf(s, reason.Shadow, v)
 	case v.Refused():
+		a.refused(s)
 		return entryOf(s, reason.Denied, v)
 	}
 	return entryOf(s, reason.Passed, v)
+}
+
+// refused notes that a check refused, or was left out.
+func (a *asker) refused(s *policy.Step) {
+	a.blind = a.blind || s.Phase == policy.Authentication
+}
+
+// endsPreflight says that a preflight is answered or refused by this check, and by none behind it.
+func endsPreflight(x *policy.Exchange, s *policy.Step) bool {
+	return x.Preflight && s.Phase == policy.CORS && !s.Shadow
 }
 
 // failed ends a call that was let pass and could not be carried out.
@@ -132,8 +152,8 @@ func (c *call) write(v reason.Verdict, status int) {
 		c.grpcFields(h, v.Reason.Status, told)
 	case c.wantsHTML():
 		h.Fields.Put(wire.ContentType, "text/html; charset=utf-8")
-		h.Fields.Add("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		body = c.page(told, status)
+		h.Fields.Add("Content-Security-Policy", pagePolicy)
+		body = c.refusalPage(told, status)
 	default:
 		h.Fields.Put(wire.ContentType, "application/problem+json")
 		body = c.problem(told, status)
@@ -142,7 +162,7 @@ func (c *call) write(v reason.Verdict, status int) {
 	h.Fields.Add("X-Content-Type-Options", "nosniff")
 	h.Fields.Add("Whygate-Reason", v.Reason.Code)
 	h.Fields.Add("Whygate-Refused-By", "gateway")
-	c.finishHead(h)
+	c.finishHead(h, true)
 	h.Length = int64(len(body))
 	c.rec.Status = uint16(status)
 	if c.x.Method != "HEAD" {
@@ -155,21 +175,36 @@ func (c *call) write(v reason.Verdict, status int) {
 func (c *call) answerItself() {
 	h := &c.head
 	*h = wire.Head{Status: c.x.Answer.Status, Fields: append(h.Fields[:0], c.x.Answer.Fields...)}
-	c.finishHead(h)
+	c.finishHead(h, false)
 	c.rec.Status, c.rec.Outcome = uint16(h.Status), calllog.Answered
 	c.send(nil)
 }
 
 // finishHead adds what every answer of the gateway carries.
-func (c *call) finishHead(h *wire.Head) {
+func (c *call) finishHead(h *wire.Head, refusal bool) {
 	h.Fields = append(h.Fields, c.x.Extra...)
-	if c.route != nil && c.rec.Flags&calllog.Panicked == 0 { // one of these may be what panicked
+	if c.route != nil {
 		for _, e := range c.route.ResponseEdits {
-			e.EditResponse(&c.x, h)
+			if refusal {
+				c.editRefusal(e, h)
+			} else {
+				e.EditResponse(&c.x, h)
+			}
 		}
 	}
 	h.Fields.Add("Whygate-Call", c.idString())
 	h.Fields.Put(wire.Date, httpDate(c.w.Start))
+}
+
+// editRefusal goes on without an edit that panics: the others still do their part, such as
+// letting pages of the web read why they were refused.
+func (c *call) editRefusal(e policy.ResponseEditor, h *wire.Head) {
+	defer func() {
+		if p := recover(); p != nil && c.rec.Flags&calllog.Panicked == 0 { // else it was reported, or another one was
+			c.report(p)
+		}
+	}()
+	e.EditResponse(&c.x, h)
 }
 
 // send records the call and writes an answer that is at hand as a whole.
@@ -217,47 +252,6 @@ func (c *call) wantsHTML() bool {
 	return j < 0 || html < j
 }
 
-var pageTemplate = template.Must(template.New("refusal").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">
-<title>{{.Status}} {{.Title}}</title>
-<style>
-:root{--ink:#1c1f24;--soft:#5b6470;--line:#e3e6ea;--back:#fff;--mark:#b42318}
-@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#9aa4b2;--line:#2d333b;--back:#15181c;--mark:#ff8a7a}}
-body{margin:0;background:var(--back);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
-main{max-width:42rem;margin:0 auto;padding:12vh 1.25rem 3rem}
-.status{color:var(--mark);font-weight:600;letter-spacing:.02em}
-h1{font-size:1.6rem;line-height:1.25;margin:.3rem 0 1rem}
-dl{display:grid;grid-template-columns:minmax(4.5rem,max-content) 1fr;gap:.5rem 1.25rem;margin:1.5rem 0;padding:1rem 0;border:solid var(--line);border-width:1px 0}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-ul{margin:0;padding-left:1.1rem}
-small{color:var(--soft);overflow-wrap:anywhere}
-code{font:.92em ui-monospace,monospace}
-</style></head><body><main>
-<div class="status">{{.Status}}</div>
-<h1>{{.Title}}</h1>
-{{if ne .Says .Title}}<p>{{.Says}}</p>{{end}}
-<dl>
-{{with .Wanted}}<dt>Wanted</dt><dd>{{.}}</dd>{{end}}
-{{with .Seen}}<dt>Seen</dt><dd>{{.}}</dd>{{end}}
-{{with .Fixes}}<dt>What helps</dt><dd><ul>{{range .}}<li>{{.Text}}</li>{{end}}</ul></dd>{{end}}
-</dl>
-<small>Reason <code>{{.Code}}</code> · call <code>{{.Call}}</code></small>
-</main></body></html>
-`))
-
-func (c *call) page(told reason.Told, status int) []byte {
-	told.Status = status
-	var b bytes.Buffer
-	err := pageTemplate.Execute(&b, struct {
-		reason.Told
-		Call string
-	}{told, c.id.String()})
-	if err != nil {
-		panic("BUG: the page cannot be written: " + err.Error())
-	}
-	return b.Bytes()
-}
-
 func (c *call) isGRPC() bool {
 	return c.x.Proto == 20 && isGRPCType(c.x.Fields.Get(wire.ContentType))
 }
@@ -288,7 +282,7 @@ func grpcCode(status int) int {
 		return 7 // PERMISSION_DENIED
 	case 404, 405, 410, 501, 505:
 		return 12 // UNIMPLEMENTED
-	case 408, 504:
+	case 408, 504, reason.StatusClientGone: // who is answered all the same has set a deadline
 		return 4 // DEADLINE_EXCEEDED
 	case 413, 429:
 		return 8 // RESOURCE_EXHAUSTED

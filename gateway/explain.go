@@ -163,34 +163,25 @@ func templateOf(r *snapshot.Route) string {
 
 // checks asks every check of the route.
 func (e *Explanation) checks(x *policy.Exchange, r *snapshot.Route, pardoned []string) {
-	blind := false // nobody is identified, and somebody would have to be
+	a := asker{x: x}
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		if slices.Contains(pardoned, s.Name) {
 			e.Trail = append(e.Trail, entryOf(s, reason.Skipped, reason.Verdict{}))
-			blind = blind || s.Phase == policy.Authentication
-			continue
-		}
-		if blind && x.Application == nil && s.Phase > policy.Authentication {
-			e.Trail = append(e.Trail, entryOf(s, reason.Unknown, reason.Verdict{}))
-			continue
-		}
-		entry := ask(s, x)
-		if entry.Outcome == reason.Denied {
+			a.refused(s)
+		} else if entry := a.ask(s); entry.Outcome == reason.Denied {
 			status := entry.Reason.Status
 			if r.Legacy && status < 500 {
 				status = 403
 			}
 			e.refusedBy(entry, status)
-			if x.Preflight && s.Phase == policy.CORS && !s.Shadow {
-				return // had it passed it would end here, too
-			}
-			blind = blind || s.Phase == policy.Authentication && x.Application == nil
-			continue
+		} else {
+			e.Trail = append(e.Trail, entry)
 		}
-		e.Trail = append(e.Trail, entry)
-		if x.Preflight && s.Phase == policy.CORS && !s.Shadow && e.Verdict == nil {
-			e.Trail = append(e.Trail, reason.Entry{Check: "answer", Kind: "answer", Outcome: reason.Passed, Verdict: reason.Pass(reason.Public("answer", "the preflight is answered here; the checks behind it do not run"))})
+		if endsPreflight(x, s) {
+			if e.Verdict == nil {
+				e.Trail = append(e.Trail, reason.Entry{Check: "answer", Kind: "answer", Outcome: reason.Passed, Verdict: reason.Pass(reason.Public("answer", "the preflight is answered here; the checks behind it do not run"))})
+			}
 			return
 		}
 	}
@@ -250,7 +241,7 @@ func (q *Question) head() (head []byte, tls bool, err error) {
 			fmt.Fprintf(&b, "%s: %s\r\n", h[0], h[1])
 		}
 	}
-	if q.Body > 0 {
+	if q.Body > 0 || q.Method == "POST" || q.Method == "PUT" || q.Method == "PATCH" { // as clients do (RFC 9110 §8.6)
 		fmt.Fprintf(&b, "Content-Length: %d\r\n", q.Body)
 	}
 	b.WriteString("\r\n")

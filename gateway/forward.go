@@ -271,7 +271,7 @@ var clientLeft = reason.New(reason.Reason{
 	Wanted: "a client that waits for the answer",
 	Seen:   "a closed connection after {waited}",
 	Fixes:  []reason.Fix{{By: reason.Caller, Text: "wait longer than {waited}: a timeout of the client or of a proxy before the gateway is the usual cause"}},
-	Hint:   "this never reaches the client; it is in the records only",
+	Hint:   "HTTP clients never see this; it is in the records only",
 })
 
 // clientGone records a call whose client did not wait. There is nobody to answer, as a rule.

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"flag"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -9,5 +10,11 @@ import (
 // TestMain proves that no test leaves a goroutine behind: a call, an upload or a watch that
 // never ends would be one.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.VisitAll(func(f *flag.Flag) {
+		if f.Name == "test.parallel" && f.Value.String() == f.DefValue {
+			f.Value.Set("8") // they wait more than they compute
+		}
+	})
 	goleak.VerifyTestMain(m)
 }

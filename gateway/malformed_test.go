@@ -74,6 +74,7 @@ var malformedCalls = []struct {
 }
 
 func TestMalformed(t *testing.T) {
+	t.Parallel()
 	whytest.EachEngine(t, func(t *testing.T, engine string) {
 		var reached atomic.Int32
 		up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
@@ -136,6 +137,7 @@ func TestMalformed(t *testing.T) {
 
 // TestLaxOnStd: what net/http is more generous about comes to the upstream in one reading.
 func TestLaxOnStd(t *testing.T) {
+	t.Parallel()
 	up := whytest.Script(t, always(ok))
 	n := whytest.Start(t, "std", whytest.GatewayDocument("std", "  timeouts: {header: 500ms, body: 500ms}\n")+"---\n"+whytest.API(up.URL(), "/", ""))
 	for _, c := range malformedCalls {

@@ -197,6 +197,7 @@ var (
 // A form, its POST, the redirect and the page behind it, with a session in a cookie: the same on
 // every stage and on a host of its own.
 func TestFlask(t *testing.T) {
+	t.Parallel()
 	for _, proxied := range []bool{false, true} {
 		t.Run(map[bool]string{false: "unaware", true: "X-Forwarded-Prefix"}[proxied], func(t *testing.T) {
 			app := flask(t, proxied)

@@ -190,11 +190,17 @@ var panicked = reason.New(reason.Reason{
 	Hint:   "the log of this node has the stack: {panic}",
 })
 
-func (c *call) panicked(p any) {
+// report counts and logs a panic, and returns its text.
+func (c *call) report(p any) string {
 	c.g.Panics.Add(1)
 	text := fmt.Sprint(p)
 	c.g.Log.Error("serving a call panicked", "call", c.id, "path", strings.Clone(c.x.Path), "panic", text, "stack", string(debug.Stack()))
 	c.rec.Flags |= calllog.Panicked
+	return text
+}
+
+func (c *call) panicked(p any) {
+	text := c.report(p)
 	if c.hop.trip != nil {
 		c.hop.t.Unreport()
 		c.unbindBroken()

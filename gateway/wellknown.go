@@ -3,7 +3,6 @@ package gateway
 import (
 	"bytes"
 	"encoding/json"
-	"html/template"
 	"strings"
 
 	"github.com/whygate/whygate/calllog"
@@ -22,16 +21,19 @@ func (c *call) wellKnown() bool {
 	}
 	rest := p[len(wellKnown):]
 	var body []byte
-	kind := "application/json"
+	html := c.wantsHTML()
 	switch code, isReason := strings.CutPrefix(rest, "reasons/"); {
 	case rest == "whoami":
-		body = c.whoami()
-	case isReason && reason.ByCode(code) != nil:
-		r := reason.ByCode(code)
-		if c.wantsHTML() {
-			kind, body = "text/html; charset=utf-8", reasonPage(r)
+		if who := c.whoami(); html {
+			body = page("whoami", who)
 		} else {
-			body = indented(About(r))
+			body = indented(who)
+		}
+	case isReason && reason.ByCode(code) != nil:
+		if about := About(reason.ByCode(code)); html {
+			body = page("reason", about)
+		} else {
+			body = indented(about)
 		}
 	default:
 		return false
@@ -39,26 +41,34 @@ func (c *call) wellKnown() bool {
 	c.count(c.g.unknown)
 	h := &c.head
 	*h = wire.Head{Status: 200, Fields: h.Fields[:0], Length: int64(len(body))}
-	h.Fields.Put(wire.ContentType, kind)
+	if html {
+		h.Fields.Put(wire.ContentType, "text/html; charset=utf-8")
+		h.Fields.Add("Content-Security-Policy", pagePolicy)
+	} else {
+		h.Fields.Put(wire.ContentType, "application/json")
+	}
+	h.Fields.Add("X-Content-Type-Options", "nosniff")
 	h.Fields.Add("Cache-Control", "no-store")
-	c.finishHead(h)
+	c.finishHead(h, false)
 	c.rec.Status, c.rec.Outcome, c.rec.BytesOut = 200, calllog.Answered, int64(len(body))
 	c.send(body)
 	return true
 }
 
-// whoami shows callers how the gateway sees them: the address, and how it was found.
-func (c *call) whoami() []byte {
+// identity is how the gateway sees a caller: the address, and how it was found.
+type identity struct {
+	Address string       `json:"address"`
+	Hops    []reason.Hop `json:"hops"`
+	Scheme  string       `json:"scheme"`
+	Proto   string       `json:"protocol"`
+	Host    string       `json:"host"`
+	TLS     string       `json:"tls,omitempty"`
+	Call    string       `json:"call"`
+}
+
+func (c *call) whoami() identity {
 	x := &c.x
-	return indented(struct {
-		Address string       `json:"address"`
-		Hops    []reason.Hop `json:"hops"`
-		Scheme  string       `json:"scheme"`
-		Proto   string       `json:"protocol"`
-		Host    string       `json:"host"`
-		TLS     string       `json:"tls,omitempty"`
-		Call    string       `json:"call"`
-	}{x.Client.Addr.String(), x.Hops(c.snap.Trust), x.Scheme, protoName(x.Proto), x.Authority, tlsName(c.w), c.id.String()})
+	return identity{x.Client.Addr.String(), x.Hops(c.snap.Trust), x.Scheme, protoName(x.Proto), x.Authority, tlsName(c.w), c.id.String()}
 }
 
 func protoName(p uint8) string {
@@ -106,32 +116,4 @@ func About(r *reason.Reason) Page {
 		p.Fixes = append(p.Fixes, reason.Fix{By: f.By, Text: reason.Readable(f.Text)})
 	}
 	return p
-}
-
-var reasonTemplate = template.Must(template.New("reason").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">
-<title>{{.Code}}</title>
-<style>
-:root{--ink:#1c1f24;--soft:#5b6470;--line:#e3e6ea;--back:#fff}
-@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#9aa4b2;--line:#2d333b;--back:#15181c}}
-body{margin:0;background:var(--back);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
-main{max-width:42rem;margin:0 auto;padding:8vh 1.25rem 3rem}
-h1{font-size:1.5rem;line-height:1.25;margin:.3rem 0 1rem}
-dl{display:grid;grid-template-columns:minmax(4.5rem,max-content) 1fr;gap:.5rem 1.25rem;padding-top:1rem;border-top:1px solid var(--line)}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-code{font:.95em ui-monospace,monospace;overflow-wrap:anywhere}
-</style></head><body><main>
-<code>{{.Code}}</code> · {{.Status}}
-<h1>{{.Title}}</h1>
-<p>{{.Says}}</p>
-<dl>{{range .Fixes}}<dt>{{.By}}</dt><dd>{{.Text}}</dd>{{end}}<dt>hint</dt><dd>{{.Hint}}</dd></dl>
-</main></body></html>
-`))
-
-func reasonPage(r *reason.Reason) []byte {
-	var b bytes.Buffer
-	if err := reasonTemplate.Execute(&b, About(r)); err != nil {
-		panic("BUG: the page of a reason cannot be written: " + err.Error())
-	}
-	return b.Bytes()
 }

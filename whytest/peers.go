@@ -263,11 +263,10 @@ func Consumer(name, fields string) (key, documents string) {
 // Eventually waits until ok holds.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for range 500 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if ok() {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("%s: still not so after 5 s", what)
+	t.Fatalf("%s: still not so after %v", what, patience)
 }

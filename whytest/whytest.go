@@ -38,6 +38,9 @@ type Node struct {
 	engine string
 }
 
+// patience is how long to wait for what must happen: only failing tests take it, busy machines need it.
+const patience = 20 * time.Second
+
 // Engines are the two that carry HTTP/1.1. Every end-to-end test runs on both and must agree.
 var Engines = []string{"wire", "std"}
 
@@ -194,7 +197,7 @@ func (n *Node) Record(a Answer) calllog.Record {
 	if err != nil {
 		n.T.Fatalf("the answer has no call id: %v", a.Header)
 	}
-	for range 200 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		rec, ok, err := n.Journal.Find(id)
 		if err != nil {
 			n.T.Fatal(err)
@@ -202,7 +205,6 @@ func (n *Node) Record(a Answer) calllog.Record {
 		if ok {
 			return rec
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	n.T.Fatalf("call %s has no record", id)
 	return calllog.Record{}
@@ -211,7 +213,7 @@ func (n *Node) Record(a Answer) calllog.Record {
 // Last is the newest record for which ok holds; it waits for one.
 func (n *Node) Last(ok func(*calllog.Record) bool) calllog.Record {
 	n.T.Helper()
-	for range 400 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		recs, err := n.Journal.Last(50, calllog.Filter{})
 		if err != nil {
 			n.T.Fatal(err)
@@ -221,7 +223,6 @@ func (n *Node) Last(ok func(*calllog.Record) bool) calllog.Record {
 				return r
 			}
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	n.T.Fatal("no such record")
 	return calllog.Record{}

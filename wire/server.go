@@ -179,6 +179,7 @@ func (c *conn) run(over *Fault) {
 	if over != nil {
 		s.TurnedAway.Add(1)
 		if s.refusing.Add(1) <= maxRefusing && c.listener.TLS == nil {
+			c.hear()
 			c.refuse(over)
 		}
 		s.refusing.Add(-1)
@@ -202,6 +203,25 @@ func (c *conn) run(over *Fault) {
 		return
 	}
 	c.serve()
+}
+
+// hearFor bounds the wait for a request that is refused whatever it says.
+const hearFor = time.Second
+
+// hear reads the head of a request that will be refused: clients take an answer that comes before they
+// have asked for a fault, and not for an answer.
+func (c *conn) hear() {
+	cfg := *c.cfg
+	cfg.HeaderTimeout = min(cfg.HeaderTimeout, hearFor)
+	c.cfg = &cfg
+	if !c.awaitRequest(true) {
+		return
+	}
+	if n, f := c.readHead(); f == nil {
+		head := c.in[c.r : c.r+n]
+		c.r += n
+		c.call.Request.parse(head, &c.cfg.Limits, &c.arena)
+	}
 }
 
 // refuse answers before any request was read.

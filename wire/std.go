@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -147,6 +148,9 @@ func (d *stdServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		d.srv.Handler.Serve(call)
 	}
+	if r.ProtoMajor == 1 && !s.aborted {
+		s.drain()
+	}
 	s.release()
 	if s.aborted {
 		panic(http.ErrAbortHandler)
@@ -268,12 +272,14 @@ type stdStream struct {
 	muted   bool
 	aborted bool
 	closing bool // the connection ends with this call
+	spoiled bool // the body could not be read: where the next request begins is not known
 	unwatch func() bool
 	peer    atomic.Pointer[bond] // what the call waits for
 	left    atomic.Bool          // the client has gone
 	ended   chan struct{}        // closed when the call has ended
 
-	stopped, leftBefore bool // by stop; whether the client had left by then
+	stopped    atomic.Bool // by stop
+	leftBefore bool        // whether the client had left by then
 }
 
 func (s *stdStream) release() {
@@ -296,6 +302,9 @@ func (s *stdStream) next() ([]byte, bool, error) {
 	}
 	late := time.Now().Add(s.bodyTimeout())
 	s.rc.SetReadDeadline(late)
+	if s.stopped.Load() { // meanwhile
+		s.rc.SetReadDeadline(longAgo)
+	}
 	n, err := s.r.Body.Read(s.buf)
 	if s.call.Request.Proto == 20 && err == nil {
 		s.rc.SetReadDeadline(time.Time{}) // it would spoil the stream while nobody reads
@@ -309,18 +318,46 @@ func (s *stdStream) next() ([]byte, bool, error) {
 		return s.buf[:n], true, nil
 	}
 	if err != nil {
+		s.spoiled = true
 		var broken *net.OpError
+		var errno syscall.Errno
 		switch {
 		case isTimeout(err):
 			if !time.Now().Before(late) { // and not stopped
 				err = errBodyTimeout()
 			}
-		case s.call.Request.Proto < 20 && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &broken): // a chunk, in net/http's words
+		case s.call.Request.Proto < 20 && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &broken) && !errors.As(err, &errno): // a chunk, in net/http's words
 			err = fault(EngineRefused, "a well-formed body", "%s", excerpt(err.Error(), 120))
 		}
 		return nil, false, err
 	}
 	return s.buf[:n], false, nil
+}
+
+// willDrain says whether drain will read the rest of the body to keep the connection.
+func (s *stdStream) willDrain() bool {
+	req := &s.call.Request
+	return s.whole() || !s.spoiled && !s.stopped.Load() && !req.Expect100 && req.Length >= 0 && req.Length-s.read <= maxDrain
+}
+
+// drain reads a small rest of a body that nobody wanted, before the handler returns: whatever
+// net/http reads of a body afterwards spoils the connection. After answers that may come before the
+// body (EnableFullDuplex) it takes the end of one that it reads itself for a reader that it must not
+// run into, and panics; and it takes a body that it could not read for one that has been read, and
+// what is left of it for a request.
+func (s *stdStream) drain() {
+	if s.closing {
+		if !s.whole() { // for a moment, since a closed socket with unread bytes resets the connection
+			s.rc.SetReadDeadline(time.Now().Add(lingerIdle))
+		}
+		return
+	}
+	for !s.whole() {
+		if _, _, err := s.next(); err != nil {
+			s.aborted = true
+			return
+		}
+	}
 }
 
 // bodyTimeout bounds the pauses within a body. A stream of gRPC is rather like a tunnel.
@@ -336,7 +373,7 @@ func (s *stdStream) whole() bool { return s.eof || s.call.Request.Length == 0 }
 func (s *stdStream) stop() {
 	// From here on net/http takes the connection for dead, since a read of it fails.
 	s.leftBefore = s.gone()
-	s.stopped = true
+	s.stopped.Store(true)
 	s.rc.SetReadDeadline(longAgo)
 }
 
@@ -387,8 +424,10 @@ func (s *stdStream) respond(head *Head) error {
 	if head.Length >= 0 && head.Status != 204 && head.Status >= 200 {
 		h.Set("Content-Length", strconv.FormatInt(head.Length, 10))
 	}
-	if (head.Close || s.closing || s.conn.srv.draining.Load()) && s.call.Request.Proto < 20 {
-		h.Set("Connection", "close")
+	if s.call.Request.Proto < 20 {
+		if s.closing = s.closing || head.Close || s.conn.srv.draining.Load() || !s.willDrain(); s.closing {
+			h.Set("Connection", "close")
+		}
 	}
 	if head.Status == 101 {
 		h.Set("Connection", "Upgrade")
@@ -476,7 +515,7 @@ func (s *stdStream) halfClosed() bool {
 }
 
 func (s *stdStream) gone() bool {
-	if s.stopped {
+	if s.stopped.Load() {
 		return s.leftBefore
 	}
 	return s.left.Load() || s.r.Context().Err() != nil && !s.halfClosed()
