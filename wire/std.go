@@ -39,7 +39,7 @@ func newStdServer(s *Server, http2 bool) *stdServer {
 		Protocols: protocols,
 		// OPTIONS * is a call like others.
 		DisableGeneralOptionsHandler: true,
-		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: cfg.MaxStreams, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: cfg.WriteTimeout},
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: cfg.MaxStreams, MaxReadFrameSize: 16 << 10, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: cfg.WriteTimeout},
 		ReadHeaderTimeout:            cfg.HeaderTimeout,
 		IdleTimeout:                  cfg.IdleTimeout,
 		MaxHeaderBytes:               cfg.HeaderBytes,
