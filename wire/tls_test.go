@@ -166,7 +166,7 @@ func TestProxyProtocol(t *testing.T) {
 		body, _ := readAll(c)
 		answer(c, 200, fmt.Sprintf("%v|%v|%s", c.Announced, c.Peer.Addr(), body))
 	}
-	s := start(t, &Listener{Name: "p", ProxyProtocol: true}, handler, func(c *Config) { c.HandshakeTimeout = 500 * time.Millisecond })
+	s := start(t, &Listener{Name: "p", ProxyProtocol: true}, handler, nil)
 	const announced, local = "203.0.113.7:1234|127.0.0.1|hi", "invalid AddrPort|127.0.0.1|hi"
 	post := "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
 	for _, a := range []struct{ name, header, want string }{
@@ -191,6 +191,7 @@ func TestProxyProtocol(t *testing.T) {
 			c.expect(200, a.want)
 		})
 	}
+	s = start(t, &Listener{Name: "p", ProxyProtocol: true}, handler, func(c *Config) { c.HandshakeTimeout = 500 * time.Millisecond })
 	for _, a := range []struct{ name, header string }{
 		{"none", post},
 		{"a port too large", "PROXY TCP4 203.0.113.7 192.0.2.1 123456 443\r\n" + post},
