@@ -32,7 +32,11 @@ type Credential struct {
 	Prefix      string // of the key; may be shown
 	Revoked     bool
 	From, Until time.Time // zero for no bound
-	Source      *reason.Source
+	Identity    *Identity
+	// Secret of an HMAC credential, Hash of a password.
+	Secret []byte
+	Hash   string
+	Source *reason.Source
 }
 
 // State is where a subscription stands in its life.
@@ -111,8 +115,12 @@ type Directory struct {
 	plans        map[string]*Plan
 	byHash       map[[sha256.Size]byte]*Credential
 	byPrefix     map[string][]*Credential
+	byName       map[named]*Credential
 	subscribed   map[subscribed][]*Subscription
 }
+
+// named is how a credential is called by those who use it: a user name, a key id, a client id.
+type named struct{ kind, name string }
 
 type subscribed struct {
 	application *Application
@@ -126,6 +134,7 @@ func NewDirectory() *Directory {
 		plans:        map[string]*Plan{},
 		byHash:       map[[sha256.Size]byte]*Credential{},
 		byPrefix:     map[string][]*Credential{},
+		byName:       map[named]*Credential{},
 		subscribed:   map[subscribed][]*Subscription{},
 	}
 }
@@ -146,6 +155,20 @@ func (d *Directory) AddCredential(hash [sha256.Size]byte, c *Credential) bool {
 	d.byPrefix[c.Prefix] = append(d.byPrefix[c.Prefix], c)
 	return true
 }
+
+// AddNamed adds a credential of a kind (basic, hmac, certificate, token) under its name. It reports
+// false when that name identifies somebody already.
+func (d *Directory) AddNamed(kind, name string, c *Credential) bool {
+	k := named{kind, name}
+	if d.byName[k] != nil {
+		return false
+	}
+	d.byName[k] = c
+	return true
+}
+
+// Named finds a credential of a kind by its name, or nil.
+func (d *Directory) Named(kind, name string) *Credential { return d.byName[named{kind, name}] }
 
 // AddSubscription adds a subscription.
 func (d *Directory) AddSubscription(s *Subscription) {

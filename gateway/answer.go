@@ -77,13 +77,16 @@ type asker struct {
 }
 
 func (a *asker) ask(s *policy.Step) reason.Entry {
-	if a.blind && a.x.Application == nil && s.Phase > policy.Authentication {
+	if a.blind && a.x.Application == nil && a.x.Identity == nil && s.Phase > policy.Authentication {
+		return entryOf(s, reason.Unknown, reason.Verdict{})
+	}
+	if r, ok := s.Check.(policy.BodyReader); ok && r.ReadsBody() && a.x.Content != nil && !a.x.Content.Known() {
 		return entryOf(s, reason.Unknown, reason.Verdict{})
 	}
 	v := s.Check.Check(a.x)
 	a.x.Answer = nil
 	switch {
-	case v.Refused() && s.Shadow:
+	case v.Refused() && s.Watches(a.x):
 		return entryOf(s, reason.Shadow, v)
 	case v.Refused():
 		a.refused(s)
@@ -99,7 +102,7 @@ func (a *asker) refused(s *policy.Step) {
 
 // endsPreflight says that a preflight is answered or refused by this check, and by none behind it.
 func endsPreflight(x *policy.Exchange, s *policy.Step) bool {
-	return x.Preflight && s.Phase == policy.CORS && !s.Shadow
+	return x.Preflight && s.Phase == policy.CORS && !s.Watches(x)
 }
 
 // failed ends a call that was let pass and could not be carried out.
@@ -176,8 +179,13 @@ func (c *call) answerItself() {
 	h := &c.head
 	*h = wire.Head{Status: c.x.Answer.Status, Fields: append(h.Fields[:0], c.x.Answer.Fields...)}
 	c.finishHead(h, false)
+	body := c.x.Answer.Body
+	h.Length = int64(len(body))
 	c.rec.Status, c.rec.Outcome = uint16(h.Status), calllog.Answered
-	c.send(nil)
+	if c.x.Method != "HEAD" {
+		c.rec.BytesOut = h.Length
+	}
+	c.send(body)
 }
 
 // finishHead adds what every answer of the gateway carries.

@@ -21,8 +21,10 @@ type Question struct {
 	URL    string      `json:"url"` // absolute, or a path; then Host comes from the header or is localhost
 	Header [][2]string `json:"header,omitempty"`
 	Body   int64       `json:"body,omitempty"` // size of the content
-	From   netip.Addr  `json:"from,omitzero"`  // of the socket; the zero Addr is the loopback address
-	At     time.Time   `json:"at,omitzero"`    // zero: now
+	// Content itself, where it is given; then Body is its size.
+	Content []byte     `json:"content,omitempty"`
+	From    netip.Addr `json:"from,omitzero"` // of the socket; the zero Addr is the loopback address
+	At      time.Time  `json:"at,omitzero"`   // zero: now
 }
 
 // Explanation is what would become of a call, check by check.
@@ -111,6 +113,7 @@ func evaluate(s *snapshot.Snapshot, q Question, pardoned []string) (*Explanation
 	}
 	x.Reset(req, q.At)
 	x.Explaining, x.BodySize = true, q.Body
+	x.Content = &asked{x: x, body: q.Content, known: q.Body == int64(len(q.Content))}
 	x.Client = s.Trust.Client(q.From, netip.Addr{}, req.Fields)
 	x.Route = &noRoute
 	x.Scheme = "http"

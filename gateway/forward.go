@@ -34,7 +34,7 @@ type hop struct {
 func (c *call) forward() {
 	u := c.route.Upstream
 	c.rec.Upstream = u.Name
-	content, whole := c.content()
+	content, whole := c.wholeContent()
 	c.buildRequest()
 	hash := uint64(0)
 	if u.Spec.Balance.By == "hash" {
@@ -73,9 +73,12 @@ const (
 	stale                // the kept connection was dead: the same target again, on a new one
 )
 
-// content takes the request's content if all of it is here already: then it is sent with the
+// wholeContent takes the request's content if all of it is here already: then it is sent with the
 // head, and can be sent again.
-func (c *call) content() (content []byte, whole bool) {
+func (c *call) wholeContent() (content []byte, whole bool) {
+	if c.content.read {
+		return c.content.bytes, true
+	}
 	if !c.w.Whole() {
 		return nil, false
 	}
@@ -472,6 +475,7 @@ func (c *call) relay() {
 	if refused {
 		c.attribute(res, piece)
 	}
+	c.filter(h)
 	// An answer before the end of the request: what is left of that will not be read.
 	h.Close = up != nil && !up.read.Load()
 	c.w.Respond(h)
@@ -485,7 +489,13 @@ type errClient struct{ error }
 // once; the record is written before the last piece.
 func (c *call) copyContent(piece []byte, last bool) error {
 	trip, up := c.hop.trip, c.hop.up
+	var err error
 	for {
+		if len(c.filters) > 0 {
+			if piece, err = c.transform(piece, last); err != nil {
+				return err
+			}
+		}
 		c.rec.BytesOut += int64(len(piece))
 		if last {
 			if up != nil {
@@ -509,7 +519,6 @@ func (c *call) copyContent(piece []byte, last bool) error {
 			}
 			c.rec.Flags |= calllog.Streamed
 		}
-		var err error
 		if piece, last, err = trip.Next(); err != nil {
 			return err
 		}
@@ -547,8 +556,14 @@ func (c *call) afterRelay(err error, stream bool, pause time.Duration) {
 		return
 	}
 	// The upstream broke off. The client has a part; it must not take it for the whole.
-	t.Report(time.Now(), false)
-	v := t.FailedBy(upstream.Failure{Err: err, Stage: upstream.Receiving, Limit: pause})
+	var v reason.Verdict
+	var filter errFilter
+	if errors.As(err, &filter) {
+		v = answerUnchanged.Refuse(reason.Rule("error", filter.Error()), c.x.OwnerFact())
+	} else {
+		t.Report(time.Now(), false)
+		v = t.FailedBy(upstream.Failure{Err: err, Stage: upstream.Receiving, Limit: pause})
+	}
 	c.detail.Verdict = &v
 	c.rec.Outcome, c.rec.Reason = calllog.Failed, v.Reason.Code
 	c.rec.Flags |= calllog.Truncated

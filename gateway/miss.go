@@ -30,7 +30,7 @@ func Usable(x *policy.Exchange, r *snapshot.Route) bool {
 		if s.Phase == policy.Form {
 			continue
 		}
-		if !s.Shadow && s.Check.Check(&y).Refused() {
+		if !s.Watches(&y) && s.Check.Check(&y).Refused() {
 			return false
 		}
 	}

@@ -16,6 +16,9 @@ import (
 func (c *call) buildRequest() {
 	x, o := &c.x, &c.out
 	*o = wire.Outgoing{Method: x.Method, Path: x.Path, Query: x.Query, HasQuery: x.HasQuery, Fields: o.Fields[:0], Length: x.Length, Upgrade: x.Upgrade}
+	if c.content.read {
+		o.Length = int64(len(c.content.bytes))
+	}
 	if c.route.Strip > 0 {
 		if o.Path = x.Path[c.route.Strip:]; o.Path == "" {
 			o.Path = "/"

@@ -34,6 +34,8 @@ type call struct {
 	path     string // for the upstream, without that of the target
 	head     wire.Head
 	pieceIn  int64 // bytes of the request's content
+	content  content
+	filters  []policy.Transform // of the answer
 
 	stats  *metric.Route
 	maker  uint64 // number of this call's memory in the upper half, for ids and stripes
@@ -54,7 +56,11 @@ func (g *Gateway) Serve(w *wire.Call) {
 		return
 	}
 	if v, step := c.decide(); v.Refused() {
-		c.refuseAt(step, v)
+		if v.Reason == clientLeft {
+			c.clientGone()
+		} else {
+			c.refuseAt(step, v)
+		}
 		return
 	}
 	if c.x.Answer != nil {
@@ -77,6 +83,8 @@ func (g *Gateway) begin(w *wire.Call) *call {
 	x.Client = c.snap.Trust.Client(w.Peer.Addr(), w.Announced.Addr(), w.Request.Fields)
 	x.Scheme = c.scheme()
 	x.Route = &noRoute
+	x.Content = c
+	c.content = content{}
 	c.rec = calllog.Record{ID: c.id, Start: w.Start, Remaining: -1}
 	return c
 }
@@ -132,7 +140,7 @@ func (c *call) decide() (v reason.Verdict, step int) {
 	steps := c.route.Steps
 	for i := range steps {
 		s := &steps[i]
-		if s.Shadow {
+		if (s.Shadow || s.Share > 0) && s.Watches(&c.x) {
 			c.watch(s)
 			continue
 		}

@@ -33,10 +33,14 @@ type Exchange struct {
 	BodySize int64
 
 	// Identity, filled by the checks of the phase Authentication and Subscribed.
+	Identity     *consumer.Identity
 	Application  *consumer.Application
 	Credential   *consumer.Credential
 	Subscription *consumer.Subscription
 	Plan         *consumer.Plan
+
+	// Content gives access to the request's content; nil where it cannot be had.
+	Content RequestContent
 
 	// Answer is set by a check that answers by itself without refusing.
 	Answer *Answer
@@ -54,6 +58,25 @@ type Exchange struct {
 type Answer struct {
 	Status int
 	Fields wire.Fields
+	Body   []byte
+}
+
+// RequestContent is the request's content, which the gateway keeps for the upstream once it was read.
+type RequestContent interface {
+	// Body returns all of it, if that is at most max bytes. Otherwise, or if it cannot be read, the
+	// verdict refuses the call. It waits for the client.
+	Body(max int64) ([]byte, reason.Verdict)
+	// Known says that Body has nothing to wait for. Explanations of a call that was refused must
+	// not read what the client has not sent yet.
+	Known() bool
+}
+
+// Body is the request's content, if that is at most max bytes.
+func (x *Exchange) Body(max int64) ([]byte, reason.Verdict) {
+	if x.Content == nil {
+		return nil, reason.Verdict{}
+	}
+	return x.Content.Body(max)
 }
 
 // Route is what policies may know of the route a call was matched to.
@@ -168,10 +191,13 @@ func roughly(d time.Duration) time.Duration {
 	return d.Round(time.Second)
 }
 
-// Caller names who calls, for sentences: the application, or the address.
+// Caller names who calls, for sentences: the application, the subject, or the address.
 func (x *Exchange) Caller() string {
 	if x.Application != nil {
 		return "application " + strconv.Quote(x.Application.Name)
+	}
+	if x.Identity != nil {
+		return strconv.Quote(x.Identity.Subject)
 	}
 	return x.Client.Addr.String()
 }

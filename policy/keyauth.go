@@ -158,6 +158,15 @@ func (p *KeyAuth) Compile(env *Env) any {
 // quote makes a quoted-string; names of documents need no escapes.
 func quote(s string) string { return `"` + s + `"` }
 
+// Presents is whether a key is there.
+func (c *keyCheck) Presents(x *Exchange) bool {
+	key, _ := c.find(x)
+	return key != ""
+}
+
+// Wants names the places of the key.
+func (c *keyCheck) Wants() string { return "an API key in " + c.places }
+
 // HeaderName is the header that pages must be allowed to send.
 func (c *keyCheck) HeaderName() string { return c.Header }
 
@@ -212,7 +221,7 @@ func (c *keyCheck) Check(x *Exchange) reason.Verdict {
 	if cred.Revoked || !cred.Until.IsZero() && !x.Now.Before(cred.Until) || x.Now.Before(cred.From) {
 		return c.challenged(x, notAccepted(x, cred))
 	}
-	x.Credential, x.Application = cred, cred.Application
+	x.Credential, x.Application, x.Identity = cred, cred.Application, cred.Identity
 	if cred.Application.Suspended {
 		facts := []reason.Fact{reason.Own("application", cred.Application.Name).At(cred.Application.Source), reason.Rule("written", cred.Application.Source.String())}
 		if o := x.Route.Operator; o.Contact != "" {

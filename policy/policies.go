@@ -9,6 +9,7 @@ var All = []Kind{
 	{"method", Form, func() Policy { return new(Method) }},
 	{"size", Form, func() Policy { return new(Size) }},
 	{"key-auth", Authentication, func() Policy { return new(KeyAuth) }},
+	{"anonymous", Authentication, func() Policy { return new(Anonymous) }},
 	{"subscription", Subscribed, func() Policy { return new(Subscribe) }},
 	{"rate-limit", Limits, func() Policy { return new(RateLimit) }},
 	{"quota", Limits, func() Policy { return new(Quota) }},

@@ -13,7 +13,9 @@ package policy
 
 import (
 	"fmt"
+	"hash/fnv"
 	"net/netip"
+	"slices"
 
 	"github.com/whygate/whygate/consumer"
 	"github.com/whygate/whygate/counter"
@@ -35,11 +37,14 @@ const (
 	Authentication              // who
 	Subscribed                  // is this application entitled
 	Authorization               // may this identity do that
+	Browser                     // did a page of ours send it
 	Limits                      // how much
+	Content                     // what it says
+	Answering                   // can it be answered here
 	Rewrite                     // never decides
 )
 
-var phases = [...]string{"service", "network", "cors", "form", "authentication", "subscription", "authorization", "limits", "rewrite"}
+var phases = [...]string{"service", "network", "cors", "form", "authentication", "subscription", "authorization", "browser", "limits", "content", "answering", "rewrite"}
 
 func (p Phase) String() string { return phases[p] }
 
@@ -74,6 +79,23 @@ type ResponseEditor interface {
 	EditResponse(x *Exchange, h *wire.Head)
 }
 
+// ContentFilter changes the content of answers.
+type ContentFilter interface {
+	// Filter looks at the head of an answer, which it may change, and returns what changes its
+	// content, or nil to leave that alone. It sets h.Length to -1 if the length may change.
+	Filter(x *Exchange, h *wire.Head) Transform
+}
+
+// Transform changes content piece by piece.
+type Transform interface {
+	// Write takes the next piece and returns what of the content is ready, which holds until the next
+	// call. After an error nothing more can be sent.
+	Write(piece []byte, last bool) ([]byte, error)
+}
+
+// BodyReader is a check that reads the request's content.
+type BodyReader interface{ ReadsBody() bool }
+
 // Step is a check on a route.
 type Step struct {
 	Check  Check
@@ -81,7 +103,30 @@ type Step struct {
 	Kind   string
 	Phase  Phase
 	Shadow bool
+	// Share is the part of callers that the policy is enforced for, of 1<<16; 0 for all of them.
+	Share  uint32
 	Source *reason.Source
+}
+
+// Watches says that the check only watches this call.
+func (s *Step) Watches(x *Exchange) bool {
+	return s.Shadow || s.Share > 0 && s.draw(x) >= s.Share
+}
+
+// draw is the same number for every call of a caller, so that each has one experience.
+func (s *Step) draw(x *Exchange) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(s.Name))
+	switch {
+	case x.Application != nil:
+		h.Write([]byte(x.Application.Name))
+	case x.Identity != nil:
+		h.Write([]byte(x.Identity.Subject))
+	default:
+		h.Write(x.Client.Addr.AsSlice())
+	}
+	n := h.Sum32()
+	return (n ^ n>>16) & 0xffff
 }
 
 // Env is what a policy is compiled in.
@@ -105,10 +150,29 @@ type Env struct {
 	Kinds map[string]bool
 	// Shadow says that this policy only watches.
 	Shadow bool
+	// Keep returns what outlives a revision, under a name that contains all it depends on: key sets that
+	// are fetched, files that are read, connections to stores. It is made if no revision in use has it.
+	Keep func(name string, create func() Kept) Kept
 	// Local is the address that all calls come from, where listeners take connections of this machine
 	// only and no trusted proxy is among them. Otherwise it is invalid.
 	Local   netip.Addr
 	Resolve func(path string) string // of files named in the document
+}
+
+// Kept outlives a revision. Start is called once, when the first revision with it comes into use,
+// and Close when none has it any more.
+type Kept interface {
+	Start()
+	Close()
+}
+
+// identifying are the kinds of policies that can tell which application calls.
+var identifying = []string{"key-auth", "jwt", "introspection", "basic", "hmac", "mtls", "forward-auth"}
+
+// Identifies says that a policy of the route tells which application calls; watching counts those
+// that only watch too.
+func (e *Env) Identifies(watching bool) bool {
+	return slices.ContainsFunc(identifying, func(k string) bool { return e.Kinds[k] || watching && e.Kinds[k+Watching] })
 }
 
 // Watching marks policies in Env.Kinds that only watch.
@@ -132,7 +196,7 @@ func (e *Env) report(severity resource.Severity, code, field, hint, format strin
 
 // lintPer warns of limits whose callers share a counter that is nobody's.
 func (e *Env) lintPer(kind, per string) {
-	identified := e.Kinds["key-auth"] && (per == "application" || per == "credential")
+	identified := e.Identifies(false) && (per == "application" || per == "credential")
 	if per == "route" || identified {
 		return
 	}

@@ -94,13 +94,13 @@ type subscriptionCheck struct {
 
 // Compile demands that somebody identifies the application before.
 func (p *Subscribe) Compile(env *Env) any {
-	watched := env.Kinds["key-auth"+Watching]
+	watched := env.Identifies(true)
 	switch {
-	case env.Kinds["key-auth"], watched && env.Shadow:
+	case env.Identifies(false), watched && env.Shadow:
 	case watched:
 		env.Problem("", "let both of them watch: shadow: true", "subscription refuses calls without a key, which key-auth lets pass as it only watches")
 	default:
-		env.Problem("", "add key-auth to the policies", "subscription needs a policy that identifies the application, and this route has none")
+		env.Problem("", "add key-auth, or another policy that identifies it", "subscription needs a policy that identifies the application, and this route has none")
 	}
 	return &subscriptionCheck{consumers: env.Consumers, at: env.Source("")}
 }

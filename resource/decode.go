@@ -444,7 +444,7 @@ func (d *decoder) free(n Node, f *field) any {
 }
 
 // entryFields are the keys of a PolicyEntry besides its kind.
-var entryFields = []string{"name", "shadow", "off"}
+var entryFields = []string{"name", "shadow", "off", "enforce"}
 
 // Node is the whole entry.
 func (e PolicyEntry) Node() Node { return e.node }

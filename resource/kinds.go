@@ -360,6 +360,9 @@ type API struct {
 	Versions []APIVersion `json:"versions"`
 	// VersionHeader is the request header that chooses among versions without a path.
 	VersionHeader string `json:"versionHeader" default:"Api-Version"`
+	// Authentication says whether a call must be accepted by any or by all of the policies that identify
+	// callers, where a route has several.
+	Authentication string `json:"authentication" enum:"any,all" default:"any"`
 	// Policies of every route. A route replaces one by naming the same policy.
 	Policies []PolicyEntry `json:"policies"`
 	// Routes of every version. Empty, and without routes in versions: one route for all methods and paths.
@@ -418,6 +421,8 @@ type Route struct {
 	Timeout Duration `json:"timeout" default:"60s" min:"10ms" unlimited:"true"`
 	// LegacyStatus overrides the switch of the gateway for this route.
 	LegacyStatus *bool `json:"legacyStatus"`
+	// Authentication of this route: any or all of several methods. Empty: as the API says.
+	Authentication string `json:"authentication" enum:",any,all"`
 	// Policies of this route.
 	Policies []PolicyEntry `json:"policies"`
 }
@@ -464,13 +469,27 @@ type Application struct {
 	State string `json:"state" enum:"active,suspended" default:"active"`
 }
 
-// Credential lets an application identify itself. The key itself is shown once, by
-// `whygate key new`, and stored nowhere.
+// Credential lets an application identify itself, in one of several ways. An API key is shown
+// once, by `whygate key new`, and stored nowhere.
 type Credential struct {
 	// Application that it identifies, by name.
 	Application string `json:"application" required:"true" example:"acme-shop"`
 	// Key is how an API key is recognised.
-	Key KeyHash `json:"key" required:"true"`
+	Key *KeyHash `json:"key"`
+	// Basic is a user name with the hash of a password, for the policy basic.
+	Basic *BasicLogin `json:"basic"`
+	// HMAC is a secret that requests are signed with, for the policy hmac.
+	HMAC *HMACSecret `json:"hmac"`
+	// Certificate of the client, for the policy mtls.
+	Certificate *ClientCertificate `json:"certificate"`
+	// Token says which tokens of an issuer are this application's, for the policies jwt and introspection.
+	Token *TokenClaim `json:"token"`
+	// Scopes, roles and groups that the application has when it identifies itself with this.
+	Scopes []string `json:"scopes" example:"[orders.read]"`
+	// Roles that come with it.
+	Roles []string `json:"roles"`
+	// Groups that come with it.
+	Groups []string `json:"groups"`
 	// State: active or revoked.
 	State string `json:"state" enum:"active,revoked" default:"active"`
 	// From is when it begins to be accepted.
@@ -485,6 +504,48 @@ type KeyHash struct {
 	Prefix string `json:"prefix" required:"true" example:"wg_8fK2mQ4z"`
 	// SHA256 is the SHA-256 of the whole key in hexadecimal.
 	SHA256 string `json:"sha256" required:"true" pattern:"^[0-9a-f]{64}$" form:"64 hexadecimal digits in small letters"`
+}
+
+// BasicLogin is a user name with a password (RFC 7617).
+type BasicLogin struct {
+	// Username that is sent.
+	Username string `json:"username" required:"true" pattern:"^[^:]+$" form:"a name without a colon"`
+	// Hash of the password: bcrypt, or argon2id in its encoded form.
+	Hash string `json:"hash" required:"true" pattern:"^\\$(2[aby]|argon2id)\\$" form:"a bcrypt or argon2id hash"`
+}
+
+// HMACSecret is a secret shared with the application.
+type HMACSecret struct {
+	// KeyID that the application names the secret by.
+	KeyID string `json:"keyId" required:"true" example:"acme-1"`
+	// Secret, where it is.
+	Secret SecretRef `json:"secret" required:"true"`
+}
+
+// SecretRef says where a secret is: documents hold none.
+type SecretRef struct {
+	// File that holds it; a line break at its end does not count.
+	File string `json:"file" example:"/etc/whygate/acme.secret"`
+	// Env is the environment variable that holds it.
+	Env string `json:"env" example:"ACME_SECRET"`
+}
+
+// ClientCertificate recognises a certificate, by one of its properties.
+type ClientCertificate struct {
+	// Fingerprint is the SHA-256 of the certificate in hexadecimal.
+	Fingerprint string `json:"fingerprint" pattern:"^([0-9a-f]{64})?$" form:"64 hexadecimal digits in small letters"`
+	// Subject is the whole distinguished name, as the policy mtls shows it.
+	Subject string `json:"subject" example:"CN=acme,O=Acme"`
+	// SAN is a name of the certificate: DNS name, e-mail address or URI.
+	SAN string `json:"san" example:"acme.example"`
+}
+
+// TokenClaim recognises tokens by a claim.
+type TokenClaim struct {
+	// Issuer of the tokens. Empty: any that the policy accepts.
+	Issuer string `json:"issuer" example:"https://login.example"`
+	// Client is what the claim that the policy names for it (azp, client_id) has to be.
+	Client string `json:"client" required:"true" example:"acme-web"`
 }
 
 // Subscription lets an application use an API under a plan.
@@ -527,6 +588,9 @@ type PolicyEntry struct {
 	Name string `json:"name"`
 	// Shadow records what the policy would have refused, and refuses nothing.
 	Shadow bool `json:"shadow"`
+	// Enforce is the share of callers that the policy refuses; for the others it only watches.
+	// Which callers these are does not change from call to call. Empty: for all.
+	Enforce Percent `json:"enforce" example:"10%"`
 	// Off switches off an inherited policy of this name.
 	Off bool `json:"off"`
 

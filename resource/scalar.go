@@ -305,6 +305,49 @@ func prefixAddr(s string) netip.Addr {
 	return a
 }
 
+// Percent is a share: "10%", "0.5%". Zero stands for one that is not set.
+type Percent float64
+
+// Form describes shares.
+func (Percent) Form() Form {
+	return Form{"a share in percent", "10%", `^([0-9]{1,3}(\.[0-9]+)?%)?$`, false}
+}
+
+// String is the text that reads back as p.
+func (p Percent) String() string {
+	if p == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(float64(p), 'f', -1, 64) + "%"
+}
+
+// MarshalText writes p as String does.
+func (p Percent) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads a share above 0 and up to 100.
+func (p *Percent) UnmarshalText(b []byte) error {
+	s := string(b)
+	if s == "" {
+		*p = 0
+		return nil
+	}
+	digits, ok := strings.CutSuffix(s, "%")
+	if !ok {
+		return wanted(p.Form(), s, "add the sign %")
+	}
+	f, err := strconv.ParseFloat(digits, 64)
+	switch {
+	case err != nil || strings.ContainsAny(digits, "eExX_+-naifNAIF"):
+		return wanted(p.Form(), s, "")
+	case f <= 0:
+		return wanted(p.Form(), s, "for none of them, write shadow: true")
+	case f > 100:
+		return wanted(p.Form(), s, "100% is the most")
+	}
+	*p = Percent(f)
+	return nil
+}
+
 // Time is a moment: "2026-11-22T09:40:00Z", or "2026-11-22" for midnight UTC of that day.
 type Time struct{ time.Time }
 

@@ -1,10 +1,13 @@
 package snapshot
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -41,7 +44,7 @@ type Env struct {
 // problems include warnings, which do not keep a snapshot from being made.
 func Compile(set *resource.Set, env Env) (*Snapshot, resource.Problems) {
 	c := &compiler{
-		Snapshot: &Snapshot{Set: set, Loaded: time.Now(), Digest: set.Digest(), Upstreams: map[string]*upstream.Upstream{}, router: newRouter()},
+		Snapshot: &Snapshot{Set: set, Loaded: time.Now(), Digest: set.Digest(), Upstreams: map[string]*upstream.Upstream{}, router: newRouter(), kept: map[string]policy.Kept{}},
 		Env:      env,
 		configs:  map[string]policy.Policy{},
 		compiled: map[string]any{},
@@ -60,6 +63,9 @@ func Compile(set *resource.Set, env Env) (*Snapshot, resource.Problems) {
 	if c.problems.HasErrors() {
 		for _, u := range c.fresh {
 			u.Close()
+		}
+		for _, k := range c.freshKept {
+			k.Close()
 		}
 		return nil, c.problems
 	}
@@ -112,6 +118,94 @@ func defaults[T any]() (v T) {
 	return v
 }
 
+// credential adds what a credential is recognised by.
+func (c *compiler) credential(d *resource.Document[resource.Credential], cred *consumer.Credential) {
+	spec := &d.Spec
+	id := &consumer.Identity{Subject: d.Spec.Application, Scopes: spec.Scopes, Roles: spec.Roles, Groups: spec.Groups}
+	cred.Identity = id
+	var ways []string
+	name := func(field, kind, name string) {
+		ways = append(ways, kind)
+		cred.Prefix = name
+		if !c.Consumers.AddNamed(kind, name, cred) {
+			c.problem(d.Problem("spec."+field, fmt.Sprintf("another Credential has the same %s %q", field[strings.IndexByte(field, '.')+1:], name), "a call must identify one application"))
+		}
+	}
+	if k := spec.Key; k != nil {
+		ways, id.Method, cred.Prefix = append(ways, "key"), "key-auth", k.Prefix
+		var hash [32]byte
+		hex.Decode(hash[:], []byte(k.SHA256)) // the pattern of the field saw to the form
+		if !c.Consumers.AddCredential(hash, cred) {
+			c.problem(d.Problem("spec.key.sha256", "another Credential has the same key", "keys must differ; make one with: whygate key new"))
+		}
+	}
+	if b := spec.Basic; b != nil {
+		id.Method, cred.Hash = "basic", b.Hash
+		name("basic.username", "basic", b.Username)
+	}
+	if h := spec.HMAC; h != nil {
+		id.Method = "hmac"
+		cred.Secret = c.secret(d, "spec.hmac.secret", h.Secret)
+		name("hmac.keyId", "hmac", h.KeyID)
+	}
+	if t := spec.Certificate; t != nil {
+		id.Method = "mtls"
+		set := 0
+		for _, by := range [][2]string{{"fingerprint", t.Fingerprint}, {"subject", t.Subject}, {"san", t.SAN}} {
+			if by[1] != "" {
+				set++
+				name("certificate."+by[0], "certificate "+by[0], by[1])
+			}
+		}
+		if set != 1 {
+			c.problem(d.Problem("spec.certificate", "a certificate is recognised by one of fingerprint, subject and san", "set one of them"))
+		}
+		ways = append(ways[:len(ways)-set], "certificate")
+	}
+	if t := spec.Token; t != nil {
+		id.Method = "jwt"
+		name("token.client", "token", t.Issuer+" "+t.Client)
+		cred.Prefix = t.Client
+	}
+	if len(ways) != 1 {
+		c.problem(d.Problem("spec", fmt.Sprintf("a Credential has one of key, basic, hmac, certificate and token; this one has %d", len(ways)), "write a document for each; whygate key new makes one with a key"))
+	}
+}
+
+// secret reads what a document says where to find.
+func (c *compiler) secret(d *resource.Document[resource.Credential], field string, ref resource.SecretRef) []byte {
+	switch {
+	case (ref.File == "") == (ref.Env == ""):
+		c.problem(d.Problem(field, "a secret is in a file or in an environment variable", "write file: or env:"))
+	case ref.Env != "":
+		v, ok := os.LookupEnv(ref.Env)
+		if !ok || v == "" {
+			c.problem(d.Problem(field+".env", fmt.Sprintf("the environment variable %s is not set", ref.Env), "set it where the gateway is started"))
+		}
+		return []byte(v)
+	default:
+		path := d.Resolve(ref.File)
+		c.Watched = append(c.Watched, path)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			c.problem(d.Problem(field+".file", fmt.Sprintf("the file cannot be read: %v", plainError(err)), ""))
+		} else if b = bytes.TrimRight(b, "\r\n"); len(b) == 0 {
+			c.problem(d.Problem(field+".file", "the file is empty", ""))
+		}
+		return b
+	}
+	return nil
+}
+
+// plainError leaves the path out, which stands in the message already.
+func plainError(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
 func (c *compiler) consumers() {
 	dir := consumer.NewDirectory()
 	c.Consumers = dir
@@ -139,13 +233,9 @@ func (c *compiler) consumers() {
 			c.missingApplication(d.Problem, d.Spec.Application)
 			continue
 		}
-		cred := &consumer.Credential{Name: d.Meta.Name, Application: app, Prefix: d.Spec.Key.Prefix, Revoked: d.Spec.State == "revoked",
+		cred := &consumer.Credential{Name: d.Meta.Name, Application: app, Revoked: d.Spec.State == "revoked",
 			From: d.Spec.From.Time, Until: d.Spec.Until.Time, Source: source(d, "spec")}
-		var hash [32]byte
-		hex.Decode(hash[:], []byte(d.Spec.Key.SHA256)) // the pattern of the field saw to the form
-		if !dir.AddCredential(hash, cred) {
-			c.problem(d.Problem("spec.key.sha256", "another Credential has the same key", "keys must differ; make one with: whygate key new"))
-		}
+		c.credential(d, cred)
 		if c.past(cred.Until) {
 			c.lint(d.Problem("spec.until", "the credential has expired already", ""), "credential.expired")
 		}
@@ -229,7 +319,7 @@ func (c *compiler) missingApplication(at func(field, message, hint string) resou
 		return
 	}
 	for _, d := range c.Set.Credentials {
-		if d.Meta.Name == name || d.Spec.Key.Prefix == name {
+		if d.Meta.Name == name || d.Spec.Key != nil && d.Spec.Key.Prefix == name {
 			hint("a credential", []string{d.Spec.Application})
 			return
 		}

@@ -60,6 +60,27 @@ func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *
 	}
 	c.implied(route, kinds)
 	c.lintRoute(m, field, route, kinds)
+	c.joinMethods(m, r, route)
+}
+
+// joinMethods makes one step of the methods of authentication, where a route has several.
+func (c *compiler) joinMethods(m *mounted, r *resource.Route, route *Route) {
+	isMethod := func(s policy.Step) bool { return s.Phase == policy.Authentication && !s.Shadow }
+	first := slices.IndexFunc(route.Steps, isMethod)
+	var methods, rest []policy.Step
+	for _, s := range route.Steps {
+		if isMethod(s) {
+			methods = append(methods, s)
+		} else {
+			rest = append(rest, s)
+		}
+	}
+	if len(methods) < 2 {
+		return
+	}
+	how := cmp.Or(r.Authentication, m.d.Spec.Authentication)
+	joined := policy.Step{Check: policy.NewMethods(methods, how), Name: "authentication", Kind: "authentication", Phase: policy.Authentication, Source: methods[0].Source}
+	route.Steps = slices.Insert(rest, first, joined)
 }
 
 // inherit applies one level: a policy replaces one of the same name, or switches it off.
@@ -128,13 +149,13 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	made, ok := c.compiled[key]
 	if !ok {
 		env := &policy.Env{Node: h.entry.Config, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
-			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Local: c.local, Resolve: m.d.Resolve}
+			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Keep: c.keep, Local: c.local, Resolve: m.d.Resolve}
 		made = config.Compile(env)
 		c.compiled[key] = made
 	}
 	if check, ok := made.(policy.Check); ok {
 		route.Steps = append(route.Steps, policy.Step{Check: check, Name: h.name, Kind: h.kind.Name, Phase: h.kind.Phase, Shadow: h.entry.Shadow,
-			Source: policy.SourceOf(node, "")})
+			Share: uint32(h.entry.Enforce/100*(1<<16)) & 0xffff, Source: policy.SourceOf(node, "")})
 	}
 	if h.entry.Shadow { // it watches, and changes nothing
 		return
@@ -144,6 +165,9 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	}
 	if e, ok := made.(policy.ResponseEditor); ok {
 		route.ResponseEdits = append(route.ResponseEdits, e)
+	}
+	if f, ok := made.(policy.ContentFilter); ok {
+		route.Filters = append(route.Filters, f)
 	}
 	if s, ok := made.(*policy.SizeCheck); ok {
 		route.Body = s
@@ -201,9 +225,19 @@ func (r *Route) insert(s policy.Step) {
 	r.Steps = slices.Insert(r.Steps, i, s)
 }
 
+// identifies is the first step that finds out who calls, or nil.
+func (r *Route) identifies() *policy.Step {
+	for i := range r.Steps {
+		if s := &r.Steps[i]; s.Phase == policy.Authentication && s.Kind != "anonymous" && !s.Shadow {
+			return s
+		}
+	}
+	return nil
+}
+
 // lintRoute looks for what surprises people later.
 func (c *compiler) lintRoute(m *mounted, field string, route *Route, kinds map[string]bool) {
-	authenticates := kinds["key-auth"]
+	authenticates := route.identifies() != nil
 	serves := func(method string) bool { return len(route.Methods) == 0 || slices.Contains(route.Methods, method) }
 	if authenticates && !kinds["cors"] && serves("OPTIONS") && len(route.Methods) > 0 {
 		c.lint(m.d.Problem(field+".methods", "CORS preflights (OPTIONS) of this route are refused for want of a key: browsers send none with them", "add the policy cors, which answers preflights before authentication"), "cors.preflight-refused")

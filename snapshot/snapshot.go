@@ -42,6 +42,9 @@ type Snapshot struct {
 	written []mount  // as the documents have them
 	stages  []string // where stages are mounted, the first of them in order
 	fresh   []*upstream.Upstream
+	// kept is what policies keep beyond a revision, freshKept what of it began with this one.
+	kept      map[string]policy.Kept
+	freshKept []policy.Kept
 }
 
 // Route is a route with everything a call needs.
@@ -51,6 +54,7 @@ type Route struct {
 	Steps         []policy.Step
 	RequestEdits  []policy.RequestEditor
 	ResponseEdits []policy.ResponseEditor
+	Filters       []policy.ContentFilter
 	// Body is the size check of the route, for bodies whose size is not announced.
 	Body     *policy.SizeCheck
 	Upstream *upstream.Upstream
@@ -88,16 +92,38 @@ func (s *Snapshot) Activate() {
 	for _, u := range s.fresh {
 		u.Start()
 	}
-	s.fresh = nil
+	for _, k := range s.freshKept {
+		k.Start()
+	}
+	s.fresh, s.freshKept = nil, nil
 }
 
-// Retire ends upstreams that next does not use.
+// Retire ends what next does not use of upstreams and of what policies keep.
 func (s *Snapshot) Retire(next *Snapshot) {
 	for name, u := range s.Upstreams {
 		if next == nil || next.Upstreams[name] != u {
 			u.Close()
 		}
 	}
+	for name, k := range s.kept {
+		if next == nil || next.kept[name] != k {
+			k.Close()
+		}
+	}
+}
+
+// keep is policy.Env.Keep.
+func (c *compiler) keep(name string, create func() policy.Kept) policy.Kept {
+	k := c.kept[name]
+	if k == nil && c.Before != nil {
+		k = c.Before.kept[name]
+	}
+	if k == nil {
+		k = create()
+		c.freshKept = append(c.freshKept, k)
+	}
+	c.kept[name] = k
+	return k
 }
 
 // Match finds the route of a call, or nil; then Miss says why not.

@@ -77,6 +77,9 @@ running node. The exit code is 0 when the call would pass and 1 when not.`,
 	return c
 }
 
+// maxContent is how much of a body is explained; of a longer one only the size counts.
+const maxContent = 8 << 20
+
 func question(method, url string, headers []string, data, from, at string) (q gateway.Question, err error) {
 	q.Method, q.URL = strings.ToUpper(method), url
 	for _, h := range headers {
@@ -91,9 +94,14 @@ func question(method, url string, headers []string, data, from, at string) (q ga
 		if err != nil {
 			return q, usage("-d: %v", err)
 		}
-		q.Body = info.Size()
+		if q.Body = info.Size(); q.Body <= maxContent {
+			if q.Content, err = os.ReadFile(file); err != nil {
+				return q, usage("-d: %v", err)
+			}
+			q.Body = int64(len(q.Content))
+		}
 	} else {
-		q.Body = int64(len(data))
+		q.Body, q.Content = int64(len(data)), []byte(data)
 	}
 	if from != "" {
 		if q.From, err = netip.ParseAddr(from); err != nil {
