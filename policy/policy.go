@@ -123,7 +123,8 @@ func (s *Step) draw(x *Exchange) uint32 {
 	case x.Identity != nil:
 		h.Write([]byte(x.Identity.Subject))
 	default:
-		h.Write(x.Client.Addr.AsSlice())
+		a := x.Client.Addr.As16()
+		h.Write(a[:])
 	}
 	n := h.Sum32()
 	return (n ^ n>>16) & 0xffff
