@@ -183,6 +183,19 @@ var rank = map[State]int{Active: 0, Pending: 1, Suspended: 2, Expired: 3, Reject
 // Application finds an application by name, or nil.
 func (d *Directory) Application(name string) *Application { return d.applications[name] }
 
+// Names are the names of all applications and of the teams that own some, both sorted.
+func (d *Directory) Names() (applications, teams []string) {
+	for _, a := range d.applications {
+		applications = append(applications, a.Name)
+		if a.Owner.Team != "" {
+			teams = append(teams, a.Owner.Team)
+		}
+	}
+	slices.Sort(applications)
+	slices.Sort(teams)
+	return applications, slices.Compact(teams)
+}
+
 // Plan finds a plan by name, or nil.
 func (d *Directory) Plan(name string) *Plan { return d.plans[name] }
 

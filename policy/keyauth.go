@@ -170,6 +170,9 @@ func (c *keyCheck) Wants() string { return "an API key in " + c.places }
 // HeaderName is the header that pages must be allowed to send.
 func (c *keyCheck) HeaderName() string { return c.Header }
 
+// Carriers are the names of all that may hold the key.
+func (c *keyCheck) Carriers() []string { return []string{c.Header, c.Query, c.Cookie} }
+
 // find looks in every place and returns the key, and whether another one was there too.
 func (c *keyCheck) find(x *Exchange) (key string, other string) {
 	take := func(v string) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Node is a located value of a document. It can be decoded later, by whoever knows
@@ -75,6 +76,63 @@ func (n Node) Problem(path, message, hint string) Problem {
 		return Problem{Message: message, Hint: hint}
 	}
 	return n.doc.src.problem(n.mark(), message, hint)
+}
+
+// ProblemIn is an error inside of the text at a path below this node: length characters from a line
+// of the text, counted from 1, and a column, counted from 0. Where that cannot be found in the file,
+// since the text is folded or has escapes, exact is false and the problem is one of the whole field.
+func (n Node) ProblemIn(path string, line, column, length int, message, hint string) (p Problem, exact bool) {
+	n = n.find(path)
+	if n.doc == nil || n.value == nil || n.value.kind != isText {
+		return n.Problem("", message, hint), false
+	}
+	src := n.doc.src
+	start, ok := src.within(n.value, line, column)
+	if !ok {
+		return n.Problem("", message, hint), false
+	}
+	end := start
+	for i := 0; i < length && int(end) < len(src.text) && src.text[end] != '\n'; i++ {
+		_, size := utf8.DecodeRuneInString(src.text[end:])
+		end += int32(size)
+	}
+	return src.problem(span{start, max(end, start+1)}, message, hint), true
+}
+
+// within is the offset of a place in a text. It is found where the text stands in the file as it is:
+// on one line without escapes, or as a block (|) of lines.
+func (s *source) within(v *value, line, column int) (int32, bool) {
+	start, shift := v.start, 0
+	text := v.text
+	switch v.quote {
+	case '|':
+		at, lines := s.pos(v.start).Line+line, strings.Split(text, "\n")
+		if line < 1 || line > len(lines) || at > len(s.lines) {
+			return 0, false
+		}
+		text = lines[line-1]
+		start = s.lines[at-1]
+		written, _, _ := strings.Cut(s.text[start:], "\n")
+		if !strings.HasSuffix(written, text) {
+			return 0, false
+		}
+		shift = len(written) - len(text)
+	case '"', '\'':
+		shift = 1
+		fallthrough
+	case 0:
+		if line != 1 || !strings.HasPrefix(s.text[min(int(start)+shift, len(s.text)):], text) || strings.Contains(text, "\n") {
+			return 0, false
+		}
+	default:
+		return 0, false
+	}
+	offset := 0
+	for i := 0; i < column && offset < len(text); i++ {
+		_, size := utf8.DecodeRuneInString(text[offset:])
+		offset += size
+	}
+	return start + int32(shift+offset), true
 }
 
 // find walks down a path as far as it is written.

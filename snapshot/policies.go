@@ -146,6 +146,9 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	}
 	// What a policy may depend on besides its configuration.
 	key := where + "\x00" + route.API + "\x00" + route.Version + "\x00" + route.Stage + "\x00" + strings.Join(route.Methods, ",") + "\x00" + fmt.Sprint(sortedKeys(kinds))
+	if p, ok := config.(interface{ PerRoute() bool }); ok && p.PerRoute() {
+		key += "\x00" + route.Template
+	}
 	made, ok := c.compiled[key]
 	if !ok {
 		env := &policy.Env{Node: h.entry.Config, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
@@ -200,6 +203,22 @@ func (c *compiler) implied(route *Route, kinds map[string]bool) {
 		c.apis[route.API] = true
 		for _, s := range c.planSteps {
 			route.insert(s)
+		}
+	}
+	// Explanations of rules do not show what carries a key.
+	for _, s := range route.Steps {
+		rules, ok := s.Check.(interface{ Hide(string) })
+		if !ok {
+			continue
+		}
+		for _, k := range route.Steps {
+			if key, ok := k.Check.(interface{ Carriers() []string }); ok {
+				for _, name := range key.Carriers() {
+					rules.Hide(name)
+				}
+			} else if key, ok := k.Check.(interface{ HeaderName() string }); ok {
+				rules.Hide(key.HeaderName())
+			}
 		}
 	}
 	// Pages must be allowed to send the key.
