@@ -118,7 +118,7 @@ func (e *entitlement) Check(x *Exchange) reason.Verdict {
 				used = append(used, n)
 			}
 		}
-		return reason.Pass(e.fact("wanted", e.wants).At(e.at), reason.Own("held", bounded(used)))
+		return reason.Pass(e.fact("wanted", e.wants).At(e.at), reason.Own("held", e.words(bounded(used), "and")))
 	}
 	return reason.Verdict{}
 }
