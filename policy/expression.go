@@ -31,6 +31,7 @@ type expression struct {
 	terms   []*term
 	body    bool // reads the content
 	caller  bool // asks who calls
+	costly  bool // its cost depends on more than its own size and that of the head; it is limited
 	params  []string
 }
 
@@ -39,8 +40,8 @@ type expression struct {
 const (
 	maxExpression     = 4096    // characters
 	maxExpressionCost = 100_000 // steps of an expression with loops
-	maxRegexProgram   = 2000    // instructions
-	maxTold           = 5       // problems of one expression
+	maxRegexProgram   = 1000    // instructions
+	maxErrors         = 5       // problems of one expression
 )
 
 // celEnv declares what expressions may name.
@@ -80,7 +81,7 @@ func (e *Env) compileExpression(field, text string, want *cel.Type) *expression 
 	checked, iss := env.Compile(text)
 	if errs := iss.Errors(); len(errs) > 0 {
 		for i, err := range errs {
-			if i == maxTold {
+			if i == maxErrors {
 				break
 			}
 			if i > 0 && err.Location.Line() == errs[i-1].Location.Line() && strings.HasPrefix(err.Message, "Syntax error") {
@@ -96,13 +97,13 @@ func (e *Env) compileExpression(field, text string, want *cel.Type) *expression 
 		return nil
 	}
 	before := len(*e.Problems)
-	loops := x.inspect(e, field)
+	x.inspect(e, field)
 	if (*e.Problems)[before:].HasErrors() {
 		return nil
 	}
 	opts := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize), cel.CustomDecoratorV2(decorate)}
 	trackedOpts := []cel.ProgramOption{cel.EvalOptions(cel.OptExhaustiveEval), cel.CustomDecoratorV2(decorate)}
-	if loops {
+	if x.costly {
 		opts = append(opts, cel.CostLimit(maxExpressionCost))
 		trackedOpts = append(trackedOpts, cel.CostLimit(maxExpressionCost))
 	}
@@ -219,8 +220,9 @@ func typeName(t string) string {
 	return strings.NewReplacer("string", "text", "dyn", "anything", "bool", "yes or no (bool)", "int", "number", "double", "number", "google.protobuf.Timestamp", "time", "timestamp", "time").Replace(t)
 }
 
-// inspect looks at what the types leave open, and says whether there are loops.
-func (x *expression) inspect(e *Env, field string) (loops bool) {
+// inspect looks at what the types leave open.
+func (x *expression) inspect(e *Env, field string) {
+	searches := false
 	info := x.ast.SourceInfo()
 	problem := func(at ast.Expr, length int, hint, message string) {
 		l := info.GetStartLocation(at.ID())
@@ -246,7 +248,7 @@ func (x *expression) inspect(e *Env, field string) (loops bool) {
 	ast.PostOrderVisit(x.ast.Expr(), ast.NewExprVisitor(func(n ast.Expr) {
 		switch n.Kind() {
 		case ast.ComprehensionKind:
-			loops = true
+			x.costly = true
 		case ast.IdentKind:
 			switch name := n.AsIdent(); {
 			case name == "body":
@@ -273,6 +275,7 @@ func (x *expression) inspect(e *Env, field string) (loops bool) {
 			case f == "replace":
 				problem(n, 1, "compare with contains, startsWith, endsWith or matches", "replace is not available: it can make large texts of small ones")
 			case slices.Contains([]string{"matches", "split", "indexOf", "lastIndexOf"}, f):
+				searches = true
 				if _, ok := constant(args[len(args)-1]); !ok && (len(args) == 1 || !call.IsMemberFunction()) {
 					problem(args[len(args)-1], 1, "write it out in quotes", "what "+f+" looks for must be a constant")
 				} else if _, ok := constant(args[0]); !ok && call.IsMemberFunction() {
@@ -288,7 +291,7 @@ func (x *expression) inspect(e *Env, field string) (loops bool) {
 			}
 		}
 	}))
-	return loops
+	x.costly = x.costly || searches && x.body
 }
 
 // parseNetwork reads a network or an address.

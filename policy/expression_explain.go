@@ -203,8 +203,12 @@ func (o *outcome) mark() string {
 	return "✗ " + o.text
 }
 
-// maxTermsTold bounds how much of a rule is shown.
-const maxTermsTold = 20
+// Bounds of what is shown of a rule.
+const (
+	maxTermsTold = 20
+	maxSeen      = 8    // values of one term
+	maxTold      = 4000 // bytes in all
+)
 
 // judge evaluates all of an expression and says what became of its terms.
 func (x *expression) judge(v *vars, hidden *secrets) []outcome {
@@ -235,6 +239,9 @@ func (x *expression) judge(v *vars, hidden *secrets) []outcome {
 // tell says what a term saw.
 func (x *expression) tell(v *vars, value func(int64) (ref.Val, bool), o *outcome, hidden *secrets) {
 	for _, l := range o.leaves {
+		if len(o.seen) == maxSeen {
+			break
+		}
 		got, ok := value(l.expr.ID())
 		switch {
 		case !ok && l.expr.Kind() != ast.IdentKind:

@@ -110,7 +110,7 @@ func (v *vars) ResolveName(name string) (any, bool) {
 	case "route":
 		return textValue(x.Route.Name), true
 	case "now":
-		return types.Timestamp{Time: x.Now}, true
+		return types.Timestamp{Time: x.Now.UTC()}, true
 	case "body":
 		return v.content(), true
 	case "application.name", "application.team":

@@ -49,7 +49,7 @@ type Rule struct {
 	// Rules in their order; the first that holds decides.
 	Rules []RuleEntry `json:"rules" required:"true"`
 	// Default decides where no rule holds. Empty: deny if any rule allows, else allow.
-	Default string `json:"default" enum:",deny,allow"`
+	Default string `json:"default" enum:"deny,allow"`
 	// MaxBody is the largest content that is read where a rule names body.
 	MaxBody resource.Size `json:"maxBody" default:"1MiB" min:"1" max:"64MiB"`
 }
@@ -63,7 +63,7 @@ type RuleEntry struct {
 	// When the rule holds: an expression in CEL that is true or false.
 	When string `json:"when" required:"true" example:"request.method == \"GET\""`
 	// Message is told to callers whom this rule refuses, or who were refused as they came close to being
-	// allowed by it. Without, they are not told what the rule looks at.
+	// allowed by it. What the rule wants they are not told, only the values of theirs that it looked at.
 	Message string `json:"message"`
 }
 
@@ -104,8 +104,11 @@ var (
 	})
 )
 
-// maxRules bounds a list of rules.
-const maxRules = 200
+// Bounds of a list of rules. Those with loops may each cost some milliseconds.
+const (
+	maxRules       = 200
+	maxCostlyRules = 20
+)
 
 type ruleCheck struct {
 	rules   []rule
@@ -130,7 +133,7 @@ func (p *Rule) Compile(env *Env) any {
 		env.Problem("rules", "make several policies of it", "%d rules, at most %d are read", len(p.Rules), maxRules)
 		return c
 	}
-	allows, denies, caller := 0, 0, ""
+	allows, denies, costly, caller := 0, 0, 0, ""
 	for i := range p.Rules {
 		r := &p.Rules[i]
 		at := index("rules", i)
@@ -160,6 +163,11 @@ func (p *Rule) Compile(env *Env) any {
 		}
 		if e.caller && caller == "" {
 			caller = at + ".when"
+		}
+		if e.costly {
+			if costly++; costly > maxCostlyRules {
+				env.Problem(at+".when", "join some of them by ||", "more than %d rules have loops, or search in the body", maxCostlyRules)
+			}
 		}
 		c.body = c.body || e.body
 		c.rules = append(c.rules, rule{RuleEntry: r, deny: r.Effect == "deny", when: e, at: env.Source(at + ".when")})
@@ -237,7 +245,7 @@ func trail(outcomes []outcome) string {
 		}
 		b.WriteString(outcomes[i].mark())
 	}
-	return b.String()
+	return cut(b.String(), maxTold)
 }
 
 // facts are what all refusals of a rule have in common.
@@ -272,7 +280,8 @@ func (c *ruleCheck) denied(v *vars, r *rule) reason.Verdict {
 	return ruleDenied.Refuse(facts...)
 }
 
-// noMatch names the rule that came closest.
+// noMatch names the rule that came closest: the one with the fewest terms that fail, and of those
+// the one with the most that hold.
 func (c *ruleCheck) noMatch(v *vars) reason.Verdict {
 	var closest *rule
 	var best []outcome
@@ -370,5 +379,5 @@ func seenIn(outcomes []outcome, hold bool) string {
 			}
 		}
 	}
-	return strings.Join(seen, ", ")
+	return cut(strings.Join(seen, ", "), maxTold)
 }

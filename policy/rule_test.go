@@ -44,6 +44,7 @@ func TestRuleVariables(t *testing.T) {
 	b.route = Route{API: "orders", Version: "v2", Stage: "prod", Name: "one", Mount: "/prod/orders", Template: "/{id}/items/{rest...}"}
 	acme := b.application("acme")
 	acme.Owner.Team = "sales"
+	b.now = b.now.In(time.FixedZone("here", 5*3600))
 	x := b.from("203.0.113.7", "POST /prod/orders/a%20b/items/x/y?page=2&tag=a&tag=b&q=a%2Bb", "X-Dept: one", "X-Dept: two", "Cookie: a=1", "Cookie: b=2", "Content-Type: application/json; charset=utf-8")
 	x.Application, x.Plan = acme, &consumer.Plan{Name: "gold"}
 	x.Identity = &consumer.Identity{Method: "jwt", Subject: "alice", Issuer: "https://id.test", Scopes: []string{"read", "write"}, Roles: []string{"manager"}, Groups: []string{"staff"},
@@ -230,10 +231,21 @@ func TestRuleBounds(t *testing.T) {
 	v := b.rule(`claims.list.exists(a, claims.list.exists(b, a + b == "no"))`).Check(x)
 	wants(t, v, "rule.failed", "it takes more than")
 	t.Logf("refused after %v", time.Since(start))
-	for _, when := range []string{`claims.list == []`, `claims.text == "b"`, `request.headers["x-long"] == "b"`, `claims == {}`, `request.headers["x-long"].matches("^(a+)+$b")`} {
+	x.Content = &content{b: []byte(`{"text":"` + strings.Repeat("ab", 400_000) + `"}`), known: true}
+	x.Fields.Set("Content-Type", "application/json")
+	v = b.rule(`body.text.matches("(ab)*c$")`).Check(x)
+	wants(t, v, "rule.failed", "it takes more than")
+	var many strings.Builder
+	for i := range 21 {
+		fmt.Fprintf(&many, "{name: r%d, effect: allow, when: 'claims.list.exists(x, x == 1)'},", i)
+	}
+	if _, problems := b.compile("rule", "rules: ["+many.String()+"]"); !strings.Contains(problems.Error(), "more than 20 rules have loops") {
+		t.Error(problems)
+	}
+	for _, when := range []string{`claims.list == []`, `claims.text == "b"`, `request.headers["x-long"] == "b"`, `claims == {}`, "!(" + strings.Repeat(`claims.list != [] || `, 150) + `claims.text == "")`, strings.Repeat(`claims.text == "a" && `, 150) + `false`, `request.headers["x-long"].matches("^(a+)+$b")`} {
 		v := b.rule(when).Check(x)
 		text, _ := json.Marshal(v.Tell(reason.ToOperator))
-		if !v.Refused() || len(text) > 4000 {
+		if !v.Refused() || len(text) > 20000 {
 			t.Errorf("%s: %d bytes are told", when, len(text))
 		}
 	}
