@@ -29,10 +29,10 @@ type expression struct {
 	tracked cel.Program // evaluates everything and remembers each value
 	ast     *ast.AST
 	terms   []*term
-	body    bool // reads the content
-	caller  bool // asks who calls
-	costly  bool // its cost depends on more than its own size and that of the head; it is limited
-	params  []string
+	body    bool     // reads the content
+	caller  bool     // asks who calls
+	costly  bool     // its cost depends on more than its own size and that of the head; it is limited
+	params  []string // of the route's path that it takes for granted
 }
 
 // Bounds of an expression. What is not bounded by the size of the expression and of the request
@@ -223,6 +223,7 @@ func typeName(t string) string {
 // inspect looks at what the types leave open.
 func (x *expression) inspect(e *Env, field string) {
 	searches := false
+	var tested []string // parameters that has(…) asks for
 	info := x.ast.SourceInfo()
 	problem := func(at ast.Expr, length int, hint, message string) {
 		l := info.GetStartLocation(at.ID())
@@ -257,8 +258,12 @@ func (x *expression) inspect(e *Env, field string) {
 				x.caller = true
 			}
 		case ast.SelectKind:
-			if s := n.AsSelect(); !s.IsTestOnly() && s.Operand().Kind() == ast.IdentKind && s.Operand().AsIdent() == "request.params" {
-				x.params = append(x.params, s.FieldName())
+			if s := n.AsSelect(); s.Operand().Kind() == ast.IdentKind && s.Operand().AsIdent() == "request.params" {
+				if s.IsTestOnly() {
+					tested = append(tested, s.FieldName())
+				} else {
+					x.params = append(x.params, s.FieldName())
+				}
 			}
 		case ast.CallKind:
 			call := n.AsCall()
@@ -291,6 +296,7 @@ func (x *expression) inspect(e *Env, field string) {
 			}
 		}
 	}))
+	x.params = slices.DeleteFunc(x.params, func(name string) bool { return slices.Contains(tested, name) })
 	x.costly = x.costly || searches && x.body
 }
 

@@ -171,6 +171,25 @@ func (x *expression) secret(e ast.Expr) bool {
 	return false
 }
 
+// hide keeps the values of fields of that name out of explanations, and what they are compared with.
+func (x *expression) hide(name string) {
+	for _, t := range x.terms {
+		found := false
+		for i := range t.leaves {
+			for e := t.leaves[i].expr; e.Kind() != ast.IdentKind; {
+				of, key, _ := step(e)
+				if strings.EqualFold(key, name) {
+					t.leaves[i].secret, found = true, true
+				}
+				e = of
+			}
+		}
+		if found {
+			t.text = x.withoutConstants(t.expr, t.text)
+		}
+	}
+}
+
 // outcome is what became of a term.
 type outcome struct {
 	*term
@@ -323,29 +342,16 @@ func keysOf(m traits.Mapper) (keys []string) {
 // secrets knows what must not be shown.
 type secrets struct {
 	consumers *consumer.Directory
-	// names of headers and query parameters that carry keys on the routes of this policy, lower case.
-	names []string
 }
 
 const notShown = "(not shown)"
 
 // show writes the value of a leaf, bounded, unless it is a secret.
 func (s *secrets) show(l leaf, v ref.Val) string {
-	if l.secret || s.names != nil && s.hides(l.expr) {
+	if l.secret {
 		return notShown
 	}
 	return s.value(v, 0)
-}
-
-func (s *secrets) hides(e ast.Expr) bool {
-	for e.Kind() != ast.IdentKind {
-		of, key, _ := step(e)
-		if slices.Contains(s.names, strings.ToLower(key)) {
-			return true
-		}
-		e = of
-	}
-	return false
 }
 
 // maxShown bounds how many elements of a list are shown.
@@ -452,17 +458,17 @@ func (t *term) remedy(x *expression) string {
 		}
 	case operators.Greater, operators.GreaterEquals, operators.Less, operators.LessEquals:
 		symbol, _ := operators.FindReverse(f)
-		text = symbol + " " + text
+		text = "a value " + symbol + " " + text
 	case "within":
 		if value.Kind() == ast.ListKind {
 			text = "one of " + strings.Trim(text, "[]")
 		}
 	case "startsWith":
-		text = "that begins with " + text
+		text = "a value that begins with " + text
 	case "endsWith":
-		text = "that ends with " + text
+		text = "a value that ends with " + text
 	case "matches":
-		text = "that matches " + text
+		text = "a value that matches " + text
 	default:
 		return ""
 	}
@@ -480,7 +486,7 @@ func (t *term) remedy(x *expression) string {
 	case "request.method":
 		return "use " + bare
 	case "request.host", "request.scheme", "request.path":
-		return "call a " + strings.TrimPrefix(base, "request.") + " " + text
+		return "call a " + strings.TrimPrefix(base, "request.") + " " + strings.TrimPrefix(text, "a value ")
 	case "request.headers":
 		return "send the header " + key + " with " + text
 	case "request.query":

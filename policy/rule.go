@@ -190,10 +190,14 @@ func (p *Rule) PerRoute() bool {
 	return slices.ContainsFunc(p.Rules, func(r RuleEntry) bool { return strings.Contains(r.When, "params") })
 }
 
-// Hide keeps the values of a header, query parameter or cookie out of explanations.
+// Hide keeps the values of a header, query parameter or cookie out of explanations. It is called before
+// the check is in use.
 func (c *ruleCheck) Hide(name string) {
-	if name = strings.ToLower(name); name != "" && !slices.Contains(c.hidden.names, name) {
-		c.hidden.names = append(c.hidden.names, name)
+	if name == "" {
+		return
+	}
+	for i := range c.rules {
+		c.rules[i].when.hide(name)
 	}
 }
 

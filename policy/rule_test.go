@@ -147,8 +147,8 @@ func TestRuleSecrets(t *testing.T) {
 	x := b.call("GET /?access_token=tok-1&shopkey=sk-1", "Authorization: Bearer abc-secret", "Cookie: session=cookie-secret", "X-Api-Key: key-secret", "X-Shop: shop-secret", "X-Odd: "+key)
 	x.Identity = &consumer.Identity{Claims: map[string]any{"client_secret": "claim-secret", "odd": key}}
 	for _, when := range []string{
-		`request.headers.authorization == "Bearer wanted-secret"`, `request.headers["cookie"].startsWith("wanted-secret")`, `request.headers["x-api-key"] == "wanted-secret"`, `request.headers["x-shop"] == "n"`,
-		`request.headers["x-odd"] == "n"`, `claims.client_secret == "wanted-secret"`, `claims.odd == "n"`, `request.query.access_token == "wanted-secret"`, `request.query.shopkey == "n"`,
+		`request.headers.authorization == "Bearer wanted-secret"`, `request.headers["cookie"].startsWith("wanted-secret")`, `request.headers["x-api-key"] == "wanted-secret"`, `request.headers["x-shop"] == "wanted-secret"`,
+		`request.headers["x-odd"] == "n"`, `claims.client_secret == "wanted-secret"`, `claims.odd == "n"`, `request.query.access_token == "wanted-secret"`, `request.query.shopkey.startsWith("wanted-secret")`,
 		`request.headers[claims.odd == "" ? "x" : "authorization"] == "n"`, `request.headers.exists(h, request.headers[h] == "wanted-secret")`, `request.headers.authorization.split(" ")[1] == "wanted-secret"`,
 		`request.headers == {}`, `claims == {}`, `[request.headers.authorization] == []`, `request.headers.map(k, request.headers[k]) == []`,
 	} {
@@ -302,6 +302,9 @@ func TestRuleProblems(t *testing.T) {
 			t.Errorf("%s: severity: %s", c.config, all.String())
 		}
 	}
+	if _, problems := b.compile("rule", `rules: [{name: a, effect: allow, when: 'has(request.params.x) && request.params.x == "1"'}]`); len(problems) > 0 {
+		t.Error(problems)
+	}
 	b.kinds = map[string]bool{}
 	_, problems := b.compile("rule", `rules: [{name: a, effect: allow, when: 'claims.dept == "x"'}]`)
 	if len(problems) != 1 || problems[0].Code != "rule.no-identity" {
@@ -425,5 +428,19 @@ func BenchmarkRule(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkRuleRefused is what the explanation costs.
+func BenchmarkRuleRefused(b *testing.B) {
+	t := newTestbed(&testing.T{})
+	c := t.rule(`claims.dept == "sales" && request.method in ["GET", "HEAD"] && "manager" in identity.roles && request.path.startsWith("/orders")`)
+	x := t.call("GET /orders/1")
+	x.Identity = &consumer.Identity{Claims: map[string]any{"dept": "hr"}, Roles: []string{"clerk"}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if !c.Check(x).Refused() {
+			b.Fatal("passes")
+		}
 	}
 }
