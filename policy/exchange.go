@@ -108,6 +108,7 @@ type hold struct {
 	onRefuse releaser
 	key      counter.Key
 	name     string // of a quota
+	cost     int64  // taken of a rate
 }
 
 type releaser interface{ release(h *hold) }

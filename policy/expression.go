@@ -74,9 +74,9 @@ var celEnv = sync.OnceValue(func() *cel.Env {
 	return env
 })
 
-// compileExpression compiles the text of a field to an expression of a type. What is wrong is
+// compileExpression compiles the text of a field to an expression of one of some types. What is wrong is
 // reported where it stands.
-func (e *Env) compileExpression(field, text string, want *cel.Type) *expression {
+func (e *Env) compileExpression(field, text string, want ...*cel.Type) *expression {
 	env := celEnv()
 	checked, iss := env.Compile(text)
 	if errs := iss.Errors(); len(errs) > 0 {
@@ -92,8 +92,12 @@ func (e *Env) compileExpression(field, text string, want *cel.Type) *expression 
 		return nil
 	}
 	x := &expression{text: text, ast: checked.NativeRep()}
-	if t := checked.OutputType(); !t.IsExactType(want) && !t.IsExactType(cel.DynType) {
-		e.Problem(field, "compare it with something", "the expression is a %s, wanted %s", typeName(t.String()), typeName(want.String()))
+	if t := checked.OutputType(); !t.IsExactType(cel.DynType) && !slices.ContainsFunc(want, t.IsExactType) {
+		hint := ""
+		if want[0] == cel.BoolType {
+			hint = "compare it with something"
+		}
+		e.Problem(field, hint, "the expression is a %s, wanted %s", typeName(t.String()), typeName(want[0].String()))
 		return nil
 	}
 	before := len(*e.Problems)

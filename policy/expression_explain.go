@@ -278,12 +278,11 @@ func (x *expression) tell(v *vars, value func(int64) (ref.Val, bool), o *outcome
 		o.problem = cut(strings.ToValidUTF8(o.value.(*types.Err).Error(), "�"), 200)
 		if strings.Contains(o.problem, "no such overload") {
 			o.problem = "these values cannot be compared"
-			if len(o.seen) > 0 {
-				o.problem += ": " + strings.Join(o.seen, ", ")
-			}
 		}
 		if strings.Contains(o.problem, "cost limit") {
 			o.problem = "it takes more than " + strconv.Itoa(maxExpressionCost) + " steps for this call"
+		} else if len(o.seen) > 0 {
+			o.problem += ": " + strings.Join(o.seen, ", ")
 		}
 	}
 }

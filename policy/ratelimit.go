@@ -30,14 +30,17 @@ type RateLimit struct {
 	// Per is who is counted: each application, credential or address, or all calls of
 	// the route together. Calls without an application are counted by address.
 	Per string `json:"per" enum:"application,credential,address,route" default:"application"`
+	// Cost is what one call takes of the limit: a number, or an expression over the call as in the policy
+	// rule, such as `request.method == "GET" ? 1 : 5`. It takes at most what may come at once.
+	Cost any `json:"cost" example:"5"`
 }
 
 var rateExceeded = reason.New(reason.Reason{
 	Code: "rate-limit.exceeded", Status: 429,
 	Title:  "Too many calls",
-	Says:   "{caller} used {allowance}",
+	Says:   "{caller} used {allowance}[; {left} left, and this call costs {cost}]",
 	Wanted: "at most {rule}[, {burst} at once]",
-	Seen:   "{allowance} used, counted by {counter}",
+	Seen:   "{allowance} used[, {left} left for a call that costs {cost}], counted by {counter}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "wait {retry_after}, then call again"},
 		{By: reason.Owner, Text: "ask {owner|the owner of this API} for a larger limit[ than plan \"{plan}\" has]"},
@@ -47,6 +50,7 @@ var rateExceeded = reason.New(reason.Reason{
 
 type rateCheck struct {
 	limitOf
+	cost  cost
 	per   string
 	limit uint64
 }
@@ -73,6 +77,7 @@ func (p *RateLimit) Compile(env *Env) any {
 		name: env.Name, at: env.Source("requests"), memory: env.Memory, trust: env.Trust,
 	}
 	c.policyField = policyField(c.name, c.rate)
+	c.cost = env.compileCost("cost", p.Cost, c.rate)
 	env.lintPer("rate-limit", p.Per)
 	return c
 }
@@ -106,25 +111,34 @@ func countedAddr(a netip.Addr) netip.Addr {
 
 // Check spends one call.
 func (c *rateCheck) Check(x *Exchange) reason.Verdict {
+	n, v := c.cost.call(x)
+	if v.Refused() {
+		return v
+	}
 	k, per := c.key(x)
-	return c.check(x, k, per)
+	return c.check(x, k, per, n)
 }
 
-func (l *limitOf) check(x *Exchange, k counter.Key, per string) reason.Verdict {
+// check takes the cost of a call from the counter.
+func (l *limitOf) check(x *Exchange, k counter.Key, per string, cost int64) reason.Verdict {
 	var res counter.Result
 	if x.Explaining {
-		res = l.memory.Peek(k, l.rate, 1, x.Now)
+		res = l.memory.Peek(k, l.rate, cost, x.Now)
 	} else {
-		res = l.memory.Take(k, l.rate, 1, x.Now)
+		res = l.memory.Take(k, l.rate, cost, x.Now)
 	}
 	tightest := !x.limited || res.Left < x.Tightest.Left
 	x.limit(res)
 	if res.OK {
 		if x.Explaining {
-			return reason.Pass(reason.Own("used", l.rate.Burst-res.Left-1), reason.Own("limit", l.rate.Burst).At(l.at),
+			v := reason.Pass(reason.Own("used", l.rate.Burst-res.Left-cost), reason.Own("limit", l.rate.Burst).At(l.at),
 				reason.Own("period", l.rate.Period), reason.Own("counter", x.counterText(per)))
+			if cost != 1 {
+				v.Facts = append(v.Facts, reason.Own("cost", cost))
+			}
+			return v
 		}
-		x.hold(hold{onRefuse: l, key: k})
+		x.hold(hold{onRefuse: l, key: k, cost: cost})
 		if tightest {
 			l.tell(x, res)
 		}
@@ -147,6 +161,10 @@ func (l *limitOf) check(x *Exchange, k counter.Key, per string) reason.Verdict {
 		facts = append(facts, reason.Own("burst", l.rate.Burst))
 		allowance = allCalls(l.rate.Burst) + " that may come at once"
 	}
+	if cost != 1 {
+		facts = append(facts, reason.Own("cost", cost), reason.Own("left", res.Left))
+		allowance = strconv.FormatInt(l.rate.Burst-res.Left, 10) + " of " + strconv.FormatInt(l.rate.Burst, 10) + each
+	}
 	facts = append(facts, reason.Own("allowance", allowance), reason.Own("rule", ruleText(l.rate.Requests, each, per)))
 	if l.of != "" {
 		facts = append(facts, reason.Own("plan", l.of))
@@ -155,7 +173,7 @@ func (l *limitOf) check(x *Exchange, k counter.Key, per string) reason.Verdict {
 }
 
 // release gives a call back that a later check refused.
-func (l *limitOf) release(h *hold) { l.memory.Return(h.key, l.rate, 1) }
+func (l *limitOf) release(h *hold) { l.memory.Return(h.key, l.rate, h.cost) }
 
 // tell sets the fields RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers)
 // to the limit that binds most.

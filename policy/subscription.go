@@ -241,7 +241,7 @@ var planRateID = counter.LimitID("plan")
 // Check spends one call of the plan's rate.
 func (c planRates) Check(x *Exchange) reason.Verdict {
 	if l := c[x.Plan]; l != nil {
-		return l.check(x, counter.KeyOf(planRateID, x.planKey()), "subscription")
+		return l.check(x, counter.KeyOf(planRateID, x.planKey()), "subscription", 1)
 	}
 	return x.noLimit()
 }
