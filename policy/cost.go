@@ -29,7 +29,7 @@ var costUnknown = reason.New(reason.Reason{
 		{By: reason.Caller, Text: "send a call for which the cost can be told[: {problem}]"},
 		{By: reason.Owner, Text: "ask {owner|the owner of this API} to let the cost say what holds then"},
 	},
-	Hint: "cost of this policy ({written}); request.query[?\"size\"].orValue(\"1\") is a value for what may be absent",
+	Hint: "cost of this policy ({written}); for what may be absent: has(request.query.size) ? int(request.query.size) : 1",
 })
 
 // compileCost reads a number or an expression; nothing is 1.

@@ -78,6 +78,7 @@ var celEnv = sync.OnceValue(func() *cel.Env {
 // reported where it stands.
 func (e *Env) compileExpression(field, text string, want ...*cel.Type) *expression {
 	env := celEnv()
+	text = strings.TrimRight(text, " \t\n") // so that an end too early is where one looks for it
 	checked, iss := env.Compile(text)
 	if errs := iss.Errors(); len(errs) > 0 {
 		for i, err := range errs {
@@ -86,6 +87,9 @@ func (e *Env) compileExpression(field, text string, want ...*cel.Type) *expressi
 			}
 			if i > 0 && err.Location.Line() == errs[i-1].Location.Line() && strings.HasPrefix(err.Message, "Syntax error") {
 				continue // what follows from the one before
+			}
+			if strings.Contains(err.Message, "!error!") {
+				continue // so does this, from one that comes later
 			}
 			e.expressionProblem(field, text, err.Location.Line(), err.Location.Column(), err.Message)
 		}
@@ -148,7 +152,9 @@ func (e *Env) expressionProblem(field, text string, line, column int, message st
 		case strings.HasPrefix(at, "("):
 			column -= length
 		}
-		if hint == "" {
+		if last := runeAt(text, line, column-1); strings.HasPrefix(last, "-") && strings.Contains(text, "request.headers") {
+			hint = `names with "-" stand in brackets and quotes: request.headers["x-name"]`
+		} else if hint == "" {
 			hint = knownNames(name)
 		}
 	case strings.HasPrefix(message, "found no matching overload for "):
@@ -162,16 +168,34 @@ func (e *Env) expressionProblem(field, text string, line, column int, message st
 		} else if strings.HasPrefix(runeAt(text, line, column), "(") {
 			column, length = column-len(operator), len(operator)
 		}
+		switch operator {
+		case operators.Index:
+			operator = "[…]"
+		case operators.Conditional:
+			operator = "… ? … : …"
+		case "within":
+			hint = `for example client.ip.within("10.0.0.0/8")`
+		case "in":
+			hint = `in looks into lists and maps; into networks client.ip.within("10.0.0.0/8"), into texts text.contains("part")`
+		}
 		message = operator + " does not go with " + typeName(args)
 	case strings.HasPrefix(message, "Syntax error: "):
-		message = "syntax: " + strings.TrimPrefix(message, "Syntax error: ")
+		message = "syntax: " + strings.Join(strings.Fields(strings.TrimPrefix(message, "Syntax error: ")), " ")
+		at := runeAt(text, line, column)
 		if strings.Contains(message, "<EOF>' expecting") {
 			message = "syntax: the expression ends too early"
 		} else if strings.Contains(message, "token recognition error at: '= ") || strings.Contains(message, "token recognition error at: '='") {
 			message, hint = "syntax: = compares nothing", "write == to compare"
+		} else if strings.Contains(message, "token recognition error at: ''") || strings.Contains(message, "token recognition error at: '\"") {
+			message = "syntax: the text in quotes does not end"
+		} else if strings.HasPrefix(at, "and ") || strings.HasPrefix(at, "or ") {
+			message, hint = "syntax: words do not join terms", "write && for and, || for or, ! for not"
+			length = strings.IndexByte(at, ' ')
 		} else if i := strings.Index(message, " expecting {"); i > 0 {
 			message = message[:i]
 		}
+	case strings.HasSuffix(message, " does not support field selection"):
+		message, length = "a "+typeName(name)+" has no fields", 1
 	case strings.HasPrefix(message, "invalid matches argument"):
 		message, hint = "the pattern is no regular expression of the RE2 syntax", ""
 	}

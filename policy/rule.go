@@ -35,8 +35,9 @@ import (
 // `has(claims.dept)` or read with `claims[?"dept"].orValue("")`.
 //
 // An expression that cannot be decided, since a claim is missing or a value is of another type, fails
-// closed: a rule that allows does not hold, a rule that denies refuses. Where rules name body, the
-// content is read, up to MaxBody, and must be JSON.
+// closed: a rule that allows does not hold, a rule that denies refuses. So does a query parameter with
+// several values, and an expression with loops that takes more than 100000 steps. Where rules name body, the
+// content is read, up to MaxBody, and must be JSON in which no name of an object is there twice.
 //
 //	policies:
 //	- key-auth

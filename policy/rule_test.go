@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cel.dev/cel-go/common/types"
 	"pgregory.net/rapid"
 
 	"github.com/whygate/whygate/consumer"
@@ -282,12 +283,19 @@ func TestRuleProblems(t *testing.T) {
 		{`{default: allow, rules: [{name: a, effect: allow, when: 'true'}]}`, `refuses nothing`},
 		{`{default: deny, rules: [{name: a, effect: deny, when: 'true'}]}`, `refuses every call`},
 		{`rules: [{name: a, effect: allow, when: 'request.params.idd == "1"'}]`, `did you mean request.params.id?`},
+		{`rules: [{name: a, effect: allow, when: 'request.headers.x-dept == "a"'}]`, `names with "-" stand in brackets and quotes`},
+		{`rules: [{name: a, effect: allow, when: 'client.ip in "10.0.0.0/8"'}]`, `test.yaml:1:51: error: in does not go with (text, text) in looks into lists`},
+		{`rules: [{name: a, effect: allow, when: 'request.path[0] == "a"'}]`, `[…] does not go with (text, number)`},
+		{`rules: [{name: a, effect: allow, when: 'request.size ? true : false'}]`, `… ? … : … does not go with`},
+		{`rules: [{name: a, effect: allow, when: 'request.method.name == "a"'}]`, `a text has no fields`},
+		{`rules: [{name: a, effect: allow, when: 'request.method == "GET" and stage == "a"'}]`, `test.yaml:1:65: error: syntax: words do not join terms`},
+		{`rules: [{name: a, effect: allow, when: 'request.method == "GET'}]`, `the text in quotes does not end`},
 		{`rules: []`, `must not be empty`},
 		{`rules: [{name: a, effect: allow, when: ` + strconvQuote(strings.Repeat("true && ", 600)+"true") + `}]`, `size exceeds limit`},
 		{`rules: [{name: a, effect: allow, when: ` + strconvQuote("request.path.matches(\""+"(x{1,100}y){10}"+"\")") + `}]`, `regex program size`},
 		{"rules:\n- name: a\n  effect: allow\n  when: |\n    request.method == \"GET\" &&\n      claims.dept = 1", `test.yaml:6:19: error: syntax: = compares nothing`},
 		{"rules:\n- name: a\n  effect: allow\n  when: >\n    request.method == \"GET\" &&\n    clims.dept == 1", `test.yaml:4:9: error: there is no variable or function clims (column 28 of the expression)`},
-		{"rules:\n- name: a\n  effect: allow\n  when: \"clims.dept == \\\"x\\\"\"", `test.yaml:4:9: error: there is no variable or function clims (column 1 of the expression)`},
+		{"rules:\n- name: a\n  effect: allow\n  when: \"clims.dept == \\\"x\\\"\"", `test.yaml:4:10: error: there is no variable or function clims did`},
 		{"rules:\n- {name: ä, effect: allow, when: '\"ä\" == clims.ö'}", `test.yaml:2:48: error: `},
 	} {
 		_, problems := b.compile("rule", c.config)
@@ -379,6 +387,65 @@ func TestRuleTerms(t *testing.T) {
 		got := plainer.Replace(strings.Join(f.Value.([]string), " && "))
 		if want := strings.Join(failing, " && "); got != want || v.Reason.Code != "rule.no-match" {
 			rt.Fatalf("%v with %v: %s tells %q, naive %q", texts, claims, v.Reason.Code, got, want)
+		}
+	})
+}
+
+// TestRuleExplanationAgrees: the explanation evaluates everything, the decision no more than it must. For any
+// expression, claims that are missing included, both come to the same.
+func TestRuleExplanationAgrees(t *testing.T) {
+	b := newTestbed(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		claims := map[string]any{}
+		for _, n := range []string{"a", "b", "c"} {
+			switch rapid.IntRange(0, 3).Draw(rt, n) {
+			case 0:
+				claims[n] = "x"
+			case 1:
+				claims[n] = true
+			case 2:
+				claims[n] = 1.0
+			}
+		}
+		leaf := rapid.Custom(func(rt *rapid.T) string {
+			n := rapid.SampledFrom([]string{"claims.a", "claims.b", "claims.c", "claims.a.d"}).Draw(rt, "name")
+			return fmt.Sprintf(rapid.SampledFrom([]string{`%s == "x"`, `%s == true`, `%s > 0`, `has(%s)`, `%s`, `"x" in [%s]`, `[%s].exists(v, v == 1)`}).Draw(rt, "form"), n)
+		})
+		var tree func(rt *rapid.T, depth int) string
+		tree = func(rt *rapid.T, depth int) string {
+			if depth == 0 || rapid.IntRange(0, 2).Draw(rt, "leaf") == 0 {
+				return leaf.Draw(rt, "leaf")
+			}
+			switch x := tree(rt, depth-1); rapid.IntRange(0, 3).Draw(rt, "op") {
+			case 0:
+				return "!(" + x + ")"
+			case 1:
+				return "(" + x + " || " + tree(rt, depth-1) + ")"
+			case 2:
+				return "(" + x + " ? " + tree(rt, depth-1) + " : " + tree(rt, depth-1) + ")"
+			default:
+				return "(" + x + " && " + tree(rt, depth-1) + ")"
+			}
+		}
+		when := tree(rt, 3)
+		made, problems := b.compile("rule", "rules: [{name: r, effect: allow, when: "+strconvQuote(when)+"}]")
+		if problems.HasErrors() {
+			rt.Skip(problems.Error()) // a mixture of types that CEL refuses
+		}
+		c := made.(*ruleCheck)
+		x := b.call("GET /")
+		x.Identity = &consumer.Identity{Claims: claims}
+		v := newVars(x, 0)
+		defer v.free()
+		out, _, err := c.rules[0].when.program.Eval(v)
+		holds, hold, failed := err == nil && out == types.True, true, false
+		outcomes := c.rules[0].when.judge(v, &c.hidden)
+		for i := range outcomes {
+			hold = hold && outcomes[i].holds()
+			failed = failed || outcomes[i].failed()
+		}
+		if holds != hold || holds != !c.Check(x).Refused() || err != nil && !failed && len(outcomes) == 1 {
+			rt.Fatalf("%s with %v gives %v, %v, and is explained as %s", when, claims, out, err, trail(outcomes))
 		}
 	})
 }

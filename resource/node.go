@@ -80,7 +80,7 @@ func (n Node) Problem(path, message, hint string) Problem {
 
 // ProblemIn is an error inside of the text at a path below this node: length characters from a line
 // of the text, counted from 1, and a column, counted from 0. Where that cannot be found in the file,
-// since the text is folded or has escapes, exact is false and the problem is one of the whole field.
+// since the text is folded, exact is false and the problem is one of the whole field.
 func (n Node) ProblemIn(path string, line, column, length int, message, hint string) (p Problem, exact bool) {
 	n = n.find(path)
 	if n.doc == nil || n.value == nil || n.value.kind != isText {
@@ -99,40 +99,59 @@ func (n Node) ProblemIn(path string, line, column, length int, message, hint str
 	return src.problem(span{start, max(end, start+1)}, message, hint), true
 }
 
-// within is the offset of a place in a text. It is found where the text stands in the file as it is:
-// on one line without escapes, or as a block (|) of lines.
+// within is the offset of a place in a text. It is found in texts on one line, whose quotes may
+// have simple escapes, and in blocks (|) of lines.
 func (s *source) within(v *value, line, column int) (int32, bool) {
-	start, shift := v.start, 0
-	text := v.text
-	switch v.quote {
-	case '|':
-		at, lines := s.pos(v.start).Line+line, strings.Split(text, "\n")
-		if line < 1 || line > len(lines) || at > len(s.lines) {
-			return 0, false
-		}
-		text = lines[line-1]
-		start = s.lines[at-1]
-		written, _, _ := strings.Cut(s.text[start:], "\n")
-		if !strings.HasSuffix(written, text) {
-			return 0, false
-		}
-		shift = len(written) - len(text)
-	case '"', '\'':
-		shift = 1
-		fallthrough
-	case 0:
-		if line != 1 || !strings.HasPrefix(s.text[min(int(start)+shift, len(s.text)):], text) || strings.Contains(text, "\n") {
-			return 0, false
-		}
-	default:
+	lines := strings.Split(v.text, "\n")
+	if line < 1 || line > len(lines) {
 		return 0, false
 	}
-	offset := 0
+	text := lines[line-1]
+	offset := 0 // in that line
 	for i := 0; i < column && offset < len(text); i++ {
 		_, size := utf8.DecodeRuneInString(text[offset:])
 		offset += size
 	}
-	return start + int32(shift+offset), true
+	switch v.quote {
+	case '|':
+		at := s.pos(v.start).Line + line
+		if at > len(s.lines) {
+			return 0, false
+		}
+		start := s.lines[at-1]
+		written, _, _ := strings.Cut(s.text[start:], "\n")
+		return start + int32(len(written)-len(text)+offset), strings.HasSuffix(written, text)
+	case '"', '\'':
+		for _, l := range lines[:line-1] {
+			offset += len(l) + 1
+		}
+		n, ok := written(s.text[v.start:], v.quote, offset)
+		return v.start + int32(n), ok
+	case 0:
+		return v.start + int32(offset), line == 1 && strings.HasPrefix(s.text[v.start:], v.text)
+	}
+	return 0, false
+}
+
+// written finds where the byte at an offset of a text in quotes stands, escapes counted. raw begins
+// with the quote.
+func written(raw string, quote byte, offset int) (int, bool) {
+	i := 1
+	for ; offset > 0; offset-- {
+		switch {
+		case i+1 >= len(raw) || raw[i] == '\n' || raw[0] != quote:
+			return 0, false
+		case quote == '"' && raw[i] == '\\':
+			if strings.IndexByte(`"\/nt`, raw[i+1]) < 0 {
+				return 0, false
+			}
+			i++
+		case quote == '\'' && raw[i] == '\'':
+			i++
+		}
+		i++
+	}
+	return i, raw[0] == quote
 }
 
 // find walks down a path as far as it is written.
