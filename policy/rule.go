@@ -23,7 +23,8 @@ import (
 // `claims.dept == "sales" && request.method in ["GET", "HEAD"]`, and checked when they are loaded. They may name:
 //
 //   - request.method, .path, .host, .scheme, .size (in bytes, -1 if not announced)
-//   - request.headers["name"] (in lower case), request.query["name"], request.params["name"] (of the route's path)
+//   - request.headers["name"] (in lower case; several of one name are joined by commas), request.query["name"]
+//   - request.params["name"] (of the route's path), decoded like the query
 //   - client.ip, client.hop (its position in X-Forwarded-For, 0 for the connection itself)
 //   - identity.subject, .issuer, .method (key-auth, jwt, …), .scopes, .roles, .groups, and claims of the token
 //   - application.name, application.team, plan, api, version, stage, route
