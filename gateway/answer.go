@@ -128,6 +128,8 @@ func (c *call) tier() reason.Tier {
 		if team := c.x.Route.Owner.Team; team != "" && team == app.Owner.Team {
 			text = d.Owner
 		}
+	} else if id := c.x.Identity; id != nil && id.Method != "anonymous" {
+		text = d.Caller
 	}
 	var t reason.Tier
 	if t.UnmarshalText([]byte(text)) != nil {
