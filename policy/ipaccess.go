@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/gaissmai/bart"
-
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/resource"
 )
@@ -17,22 +15,34 @@ import (
 // found through the gateway's trustedProxies; every verdict shows the table of hops
 // that it was found by, and a caller sees their own at /.well-known/whygate/whoami.
 //
+// Long lists stand in files: one network or address on each line, comments behind #, up to 100,000
+// networks in a file. A file is read again within seconds of its change, without a new revision; as long as
+// the new content has a mistake the old one stays in use, and the log says which line it is. A verdict
+// names the file and the line of the entry that decided. Write a new file and rename it over the old
+// one: then nobody ever reads half of it.
+//
 //	policies:
 //	- ip-access: {allow: [203.0.113.0/24, "2001:db8::/32"], deny: [203.0.113.66]}
+//	- ip-access: {denyFiles: [blocked.txt]}
 type IPAccess struct {
 	// Allow lists networks and addresses that may call.
 	Allow []resource.Prefix `json:"allow" example:"[203.0.113.0/24]"`
 	// Deny lists networks and addresses that may not, whatever Allow says.
 	Deny []resource.Prefix `json:"deny" example:"[203.0.113.66]"`
+	// AllowFiles are files with more networks that may call, relative to the document. An empty file allows
+	// nobody.
+	AllowFiles []string `json:"allowFiles" example:"[offices.txt]"`
+	// DenyFiles are files with more networks that may not.
+	DenyFiles []string `json:"denyFiles" example:"[blocked.txt]"`
 }
 
 var (
 	ipDenied = reason.New(reason.Reason{
 		Code: "ip-access.denied", Status: 403,
 		Title:  "Your address may not call this API",
-		Says:   "{address} may not call this API[: it lies in {network}, which is denied]",
+		Says:   "{address} may not call this API[: it lies in {network}, which is denied][ in {entry}]",
 		Wanted: "an address outside the denied networks {denied}",
-		Seen:   "{address}[ of network {network}]",
+		Seen:   "{address}[ of network {network}][, {entry}]",
 		Fixes: []reason.Fix{
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} to take your address off the deny list"},
 			{By: reason.Caller, Text: "call from another network[; this call came from {address}]"},
@@ -54,45 +64,26 @@ var (
 )
 
 type ipCheck struct {
-	allow, deny bart.Lite
-	allowed     []netip.Prefix
-	denied      []netip.Prefix
+	allow, deny []networkSource
 	trust       *Trust
-	at, denyAt  *reason.Source
 }
 
 // Compile builds the tables.
 func (p *IPAccess) Compile(env *Env) any {
-	c := &ipCheck{trust: env.Trust, at: env.Source("allow"), denyAt: env.Source("deny")}
-	if len(p.Allow)+len(p.Deny) == 0 {
+	c := &ipCheck{trust: env.Trust}
+	if len(p.Allow)+len(p.Deny)+len(p.AllowFiles)+len(p.DenyFiles) == 0 {
 		env.Problem("", "list networks under allow or deny", "ip-access without networks decides nothing")
 	}
-	for _, n := range p.Allow {
-		c.allow.Insert(n.Prefix)
-		c.allowed = append(c.allowed, n.Prefix)
-	}
-	for i, n := range p.Deny {
-		c.deny.Insert(n.Prefix)
-		c.denied = append(c.denied, n.Prefix)
-		for _, t := range env.Trust.Networks() {
-			switch {
-			case holds(p.Allow, t): // only what was allowed too wide is taken back
-			case t.Overlaps(n.Prefix) && t.Bits() >= n.Bits():
-				env.Lint("ip-access.denies-proxy", index("deny", i), "", "%v denies the trusted proxy %v: calls that come through it without X-Forwarded-For are refused", n, t)
-			case t.Overlaps(n.Prefix) && t.Bits() > 0:
-				env.Lint("ip-access.names-proxy", index("deny", i), namesProxy, "%v lies in the trusted proxies %v: whoever calls from there passes by writing X-Forwarded-For", n, t)
-			}
+	c.allow = networkSources(env, "allow", p.Allow, p.AllowFiles)
+	c.deny = networkSources(env, "deny", p.Deny, p.DenyFiles)
+	for _, t := range env.Trust.Networks() {
+		if !holds(c.allow, t) { // only what was allowed too wide is taken back
+			lintTrusted(env, c.deny, t, "ip-access.denies-proxy", "", "%v denies the trusted proxy %v: calls that come through it without X-Forwarded-For are refused",
+				"%v lies in the trusted proxies %v: whoever calls from there passes by writing X-Forwarded-For")
 		}
-	}
-	for i, n := range p.Allow {
-		for _, t := range env.Trust.Networks() {
-			switch {
-			case holds(p.Deny, t):
-			case t.Overlaps(n.Prefix) && t.Bits() >= n.Bits():
-				env.Lint("ip-access.allows-proxy", index("allow", i), "allow the networks of clients only", "%v allows the trusted proxy %v: every call that reaches it without X-Forwarded-For is let in", n, t)
-			case t.Overlaps(n.Prefix) && t.Bits() > 0:
-				env.Lint("ip-access.names-proxy", index("allow", i), namesProxy, "%v lies in the trusted proxies %v: whoever calls from there is judged by what they write into X-Forwarded-For", n, t)
-			}
+		if !holds(c.deny, t) {
+			lintTrusted(env, c.allow, t, "ip-access.allows-proxy", "allow the networks of clients only", "%v allows the trusted proxy %v: every call that reaches it without X-Forwarded-For is let in",
+				"%v lies in the trusted proxies %v: whoever calls from there is judged by what they write into X-Forwarded-For")
 		}
 	}
 	if env.Local.IsValid() {
@@ -101,9 +92,67 @@ func (p *IPAccess) Compile(env *Env) any {
 	return c
 }
 
-// holds says that the networks of a list hold all of n.
-func holds(list []resource.Prefix, n netip.Prefix) bool {
-	return slices.ContainsFunc(list, func(p resource.Prefix) bool { return p.Bits() <= n.Bits() && p.Overlaps(n) })
+// networkSources are the list and the files of one side.
+func networkSources(env *Env, field string, list []resource.Prefix, files []string) (sources []networkSource) {
+	if len(list) > 0 {
+		s := networkSource{field: field, at: env.Source(field), fixed: &networkTable{}}
+		for i, n := range list {
+			s.fixed.add(n.Prefix, i)
+			s.each = append(s.each, env.Source(index(field, i)))
+			s.written = append(s.written, n.String())
+		}
+		s.fixed.done()
+		sources = append(sources, s)
+	}
+	for i, name := range files {
+		at := index(field+"Files", i)
+		if name == "" {
+			env.Problem(at, "", "a file needs a name")
+			continue
+		}
+		path := name
+		if env.Resolve != nil {
+			path = env.Resolve(name)
+		}
+		s := networkSource{field: at, at: env.Source(at), file: follow(env, "ip-access", at, name, networkFileBytes, networkFile(path))}
+		if s.networks() != nil { // else it has been reported
+			sources = append(sources, s)
+		}
+	}
+	return sources
+}
+
+// lintTrusted warns of networks that are, or lie in, those of a trusted proxy.
+func lintTrusted(env *Env, sources []networkSource, trusted netip.Prefix, code, hint, holdsProxy, liesInProxy string) {
+	for i := range sources {
+		s := &sources[i]
+		for n, place := range s.networks().table.All() {
+			if !n.Overlaps(trusted) {
+				continue
+			}
+			field := s.field
+			if s.file == nil {
+				field = index(s.field, int(place))
+			}
+			switch {
+			case trusted.Bits() >= n.Bits():
+				env.Lint(code, field, hint, holdsProxy, n, trusted)
+			case trusted.Bits() > 0:
+				env.Lint("ip-access.names-proxy", field, namesProxy, liesInProxy, n, trusted)
+			}
+			if s.file != nil { // one of a file is enough
+				break
+			}
+		}
+	}
+}
+
+// holds says that a network of the sources holds all of n.
+func holds(sources []networkSource, n netip.Prefix) bool {
+	return slices.ContainsFunc(sources, func(s networkSource) bool {
+		_, _, ok := s.networks().table.LookupPrefixLPM(n)
+		return ok
+	})
 }
 
 const namesProxy = "take clients out of trustedProxies of the Gateway"
@@ -111,45 +160,60 @@ const namesProxy = "take clients out of trustedProxies of the Gateway"
 // Check decides by the client's address.
 func (c *ipCheck) Check(x *Exchange) reason.Verdict {
 	a := x.Client.Addr
-	if len(c.denied) > 0 && c.deny.Contains(a) {
-		n, _ := c.deny.LookupPrefixLPM(netip.PrefixFrom(a, a.BitLen()))
-		return ipDenied.Refuse(append(x.addressFacts(c.trust), x.OwnerFact(),
-			reason.Rule("network", n).At(c.denyAt), reason.Rule("denied", c.denied))...)
-	}
-	if len(c.allowed) > 0 && !c.allow.Contains(a) {
-		facts := append(x.addressFacts(c.trust), x.OwnerFact(), reason.Rule("allowed", c.allowed).At(c.at))
-		if n, ok := nearest(a, c.allowed); ok {
-			facts = append(facts, reason.Rule("nearest", n))
+	for i := range c.deny {
+		s := &c.deny[i]
+		if t := s.networks(); t.table.Contains(a) {
+			return c.refuseDenied(x, s, t)
 		}
-		return ipNotAllowed.Refuse(facts...)
 	}
-	if x.Explaining {
-		facts := x.addressFacts(c.trust)
-		if n, ok := c.allow.LookupPrefixLPM(netip.PrefixFrom(a, a.BitLen())); ok {
-			facts = append(facts, reason.Rule("allowed_by", n).At(c.at))
-		} else {
-			facts = append(facts, reason.Rule("not_in", c.denied).At(c.denyAt))
-		}
-		return reason.Pass(facts...)
+	allowed := len(c.allow) == 0
+	for i := range c.allow {
+		allowed = allowed || c.allow[i].networks().table.Contains(a)
+	}
+	switch {
+	case !allowed:
+		return c.refuseOthers(x)
+	case x.Explaining:
+		return c.explain(x)
 	}
 	return reason.Verdict{}
 }
 
-// nearest is the network that shares the most leading bits with a.
-func nearest(a netip.Addr, nets []netip.Prefix) (best netip.Prefix, ok bool) {
+func (c *ipCheck) refuseDenied(x *Exchange, s *networkSource, t *networkTable) reason.Verdict {
+	n, i, _ := t.find(x.Client.Addr)
+	at := s.place(i)
+	facts := append(x.addressFacts(c.trust), x.OwnerFact(), reason.Rule("network", n).At(at), reason.Rule("denied", lists(c.deny)))
+	if s.file != nil {
+		facts = append(facts, reason.Rule("entry", at.String()))
+	}
+	return ipDenied.Refuse(facts...)
+}
+
+func (c *ipCheck) refuseOthers(x *Exchange) reason.Verdict {
+	facts := append(x.addressFacts(c.trust), x.OwnerFact(), reason.Rule("allowed", lists(c.allow)).At(c.allow[0].at))
+	var nearest netip.Prefix
 	most := -1
-	for _, n := range nets {
-		if n.Addr().BitLen() != a.BitLen() {
-			continue
-		}
-		x, y := a.AsSlice(), n.Addr().AsSlice()
-		same := 0
-		for same < n.Bits() && x[same/8]>>(7-same%8)&1 == y[same/8]>>(7-same%8)&1 {
-			same++
-		}
-		if same > most {
-			best, most = n, same
+	for i := range c.allow {
+		if n, bits := c.allow[i].networks().nearest(x.Client.Addr); bits > most {
+			nearest, most = n, bits
 		}
 	}
-	return best, most >= 0
+	if most >= 0 {
+		facts = append(facts, reason.Rule("nearest", nearest))
+	}
+	return ipNotAllowed.Refuse(facts...)
+}
+
+// explain says what let an address pass.
+func (c *ipCheck) explain(x *Exchange) reason.Verdict {
+	facts := x.addressFacts(c.trust)
+	for i := range c.allow {
+		if n, place, ok := c.allow[i].networks().find(x.Client.Addr); ok {
+			return reason.Pass(append(facts, reason.Rule("allowed_by", n).At(c.allow[i].place(place)))...)
+		}
+	}
+	if len(c.deny) > 0 {
+		facts = append(facts, reason.Rule("not_in", lists(c.deny)).At(c.deny[0].at))
+	}
+	return reason.Pass(facts...)
 }

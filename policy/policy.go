@@ -14,6 +14,7 @@ package policy
 import (
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"net/netip"
 	"slices"
 
@@ -158,6 +159,8 @@ type Env struct {
 	// only and no trusted proxy is among them. Otherwise it is invalid.
 	Local   netip.Addr
 	Resolve func(path string) string // of files named in the document
+	// Log takes what happens to things that outlive a revision. It may be nil.
+	Log *slog.Logger
 }
 
 // Kept outlives a revision. Start is called once, when the first revision with it comes into use,
