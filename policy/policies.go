@@ -6,6 +6,7 @@ var All = []Kind{
 	{"maintenance", Service, func() Policy { return new(Maintenance) }},
 	{"ip-access", Network, func() Policy { return new(IPAccess) }},
 	{"geo", Network, func() Policy { return new(Geo) }},
+	{"bot", Network, func() Policy { return new(Bot) }},
 	{"cors", CORS, func() Policy { return new(CrossOrigin) }},
 	{"method", Form, func() Policy { return new(Method) }},
 	{"size", Form, func() Policy { return new(Size) }},
