@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,22 +18,33 @@ import (
 // from an origin that is not allowed is refused, which a bare missing header would leave the
 // browser to report as an opaque failure; calls without an Origin are not from a page and pass.
 //
+// Pages of a public site that call an address in the local network ask for that besides (Private Network
+// Access); only privateNetwork lets them.
+//
 //	policies:
 //	- cors: {origins: [https://shop.test], credentials: true}
 type CrossOrigin struct {
 	// Origins that may call: "https://shop.test", "https://*.shop.test" for every
-	// name below, or "*" for all.
-	Origins []string `json:"origins" required:"true" example:"[https://shop.test]"`
+	// name below, "http://localhost:*" for every port, or "*" for all.
+	Origins []string `json:"origins" example:"[https://shop.test]"`
+	// OriginRegexps lists regular expressions (RE2) for more of them, in any case. Each has to match the whole
+	// origin: ^ and $ are added.
+	OriginRegexps []string `json:"originRegexps" example:"['https://pr-\\d+\\.shop\\.test']"`
+	// NullOrigin lets pages call that have no origin of their own: sandboxed frames, and files
+	// on somebody's disk. Anybody can make such a page, so it cannot go with credentials.
+	NullOrigin bool `json:"nullOrigin"`
 	// Methods that pages may use besides GET, HEAD and POST. Empty: those of the route.
 	Methods []string `json:"methods" example:"[PUT, DELETE]"`
 	// Headers that pages may send besides the simple ones. Empty: any. The header of
 	// the API key is always allowed.
 	Headers []string `json:"headers" example:"[X-Trace]"`
-	// Expose lists answer headers that pages may read. Those that explain a refusal or
+	// Expose lists answer headers that pages may read, "*" for all. Those that explain a refusal or
 	// a limit are always among them.
-	Expose []string `json:"expose"`
+	Expose []string `json:"expose" example:"[X-Total-Count]"`
 	// Credentials allows cookies and TLS certificates. It cannot go with "*".
 	Credentials bool `json:"credentials"`
+	// PrivateNetwork lets pages of public sites call this API where it has an address in a private network.
+	PrivateNetwork bool `json:"privateNetwork"`
 	// MaxAge is how long browsers keep the answer to a preflight; they cap it at two hours or less.
 	MaxAge resource.Duration `json:"maxAge" default:"10m"`
 }
@@ -75,52 +85,84 @@ var (
 		},
 		Hint: "policy cors, field headers",
 	})
+	corsPrivate = reason.New(reason.Reason{
+		Code: "cors.private-network", Status: 403,
+		Title:  "Pages of public sites may not call this API in a private network",
+		Says:   "the preflight from {origin} asks to call an address in a private network, which is not allowed here",
+		Wanted: "a page that was loaded from the private network itself, or privateNetwork: true",
+		Seen:   "Access-Control-Request-Private-Network: true",
+		Fixes: []reason.Fix{
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to set privateNetwork: true of the policy cors"},
+			{By: reason.Caller, Text: "open the page from an address in the same network"},
+		},
+		Hint: "browsers ask this where the page is of a public address and the API is not; it keeps sites of strangers from devices at home",
+	})
 )
 
 type corsCheck struct {
-	any         bool
-	exact       []string
-	below       []originBelow
-	origins     []string
+	origins     originSet
 	methods     []string // upper case; empty: any
 	headers     []string // lower case; empty: any
 	methodField string
 	expose      string
 	maxAge      string
 	credentials bool
+	private     bool
 	at          *reason.Source
+	privateAt   *reason.Source
 }
-
-// originBelow is "https://*.shop.test:8443", cut at the star.
-type originBelow struct{ before, after string }
-
-var originForm = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://(\*\.)?[a-z0-9\[\]:._-]+$`)
 
 // always exposed: what explains an answer.
 const corsExposed = "Whygate-Call, Whygate-Reason, Whygate-Refused-By, Retry-After, RateLimit, RateLimit-Policy"
 
 // Compile reads the origins.
 func (p *CrossOrigin) Compile(env *Env) any {
-	c := &corsCheck{credentials: p.Credentials, at: env.Source("origins"), expose: corsExposed, origins: p.Origins}
+	c := &corsCheck{credentials: p.Credentials, private: p.PrivateNetwork, at: env.Source("origins"), privateAt: env.Source("privateNetwork"), expose: corsExposed}
+	if len(p.Origins)+len(p.OriginRegexps) == 0 && !p.NullOrigin {
+		env.Problem("", "list them under origins or originRegexps", "cors without origins lets no page call")
+	}
+	if len(p.Origins) == 0 {
+		c.at = env.Source("originRegexps")
+	}
 	c.maxAge = strconv.FormatInt(int64(time.Duration(p.MaxAge)/time.Second), 10)
 	for i, o := range p.Origins {
 		at := index("origins", i)
 		switch {
 		case o == "*":
-			if c.any = true; p.Credentials {
+			c.origins.any, c.origins.written = true, append(c.origins.written, o)
+			if p.Credentials {
 				env.Problem(at, "name the origins", `"*" cannot go with credentials: browsers refuse it`)
 			}
 		case o == "null":
-			env.Problem(at, "", `"null" is the origin of every sandboxed page and local file: allowing it allows anybody`)
-		case !originForm.MatchString(strings.ToLower(o)):
-			env.Problem(at, `scheme://host or scheme://host:port, such as "https://shop.test"`, "%q is no origin", o)
+			env.Problem(at, "write nullOrigin: true if that is meant", `"null" is the origin of every sandboxed page and local file: allowing it allows anybody`)
 		default:
-			o = strings.ToLower(o)
-			if before, after, ok := strings.Cut(o, "*"); ok {
-				c.below = append(c.below, originBelow{before, after})
-			} else {
-				c.exact = append(c.exact, o)
-			}
+			c.origins.add(env, at, o)
+		}
+	}
+	for i, o := range p.OriginRegexps {
+		before := len(c.origins.regexps)
+		c.origins.addRegexp(env, index("originRegexps", i), o)
+		if p.Credentials && len(c.origins.regexps) > before && c.origins.regexps[before].MatchString("https://anybody.invalid") {
+			env.Problem(index("originRegexps", i), "name the hosts", "%q matches the origin of any page, which cannot go with credentials", o)
+		}
+	}
+	if p.NullOrigin {
+		if c.origins.null, c.origins.written = true, append(c.origins.written, "null"); p.Credentials {
+			env.Problem("nullOrigin", "take one of them out", "nullOrigin cannot go with credentials: any page can give itself the origin null, and would call with the cookies of its visitors")
+		}
+	}
+	for i, m := range p.Methods {
+		if m == "*" {
+			env.Problem(index("methods", i), "name the methods; without the field they are those of the route", `"*" is a method of that name to browsers that send credentials`)
+		} else if !wire.IsToken(m) {
+			env.Problem(index("methods", i), "", "%q is no method", m)
+		}
+	}
+	for i, h := range p.Headers {
+		if h == "*" {
+			env.Problem(index("headers", i), "leave the field out: then any header may be sent", `"*" is a header of that name to browsers that send credentials`)
+		} else if !wire.IsToken(h) {
+			env.Problem(index("headers", i), "", "%q is no header name", h)
 		}
 	}
 	if p.Methods != nil {
@@ -135,8 +177,17 @@ func (p *CrossOrigin) Compile(env *Env) any {
 	for _, h := range p.Headers {
 		c.headers = append(c.headers, strings.ToLower(h))
 	}
-	if len(p.Expose) > 0 {
-		c.expose += ", " + strings.Join(p.Expose, ", ")
+	for i, h := range p.Expose {
+		switch {
+		case h == "*" && p.Credentials:
+			env.Problem(index("expose", i), "name the headers", `"*" cannot go with credentials: browsers take it for the name of a header`)
+		case h == "*":
+			c.expose = "*"
+		case !wire.IsToken(h):
+			env.Problem(index("expose", i), "", "%q is no header name", h)
+		case c.expose != "*":
+			c.expose += ", " + h
+		}
 	}
 	return c
 }
@@ -148,23 +199,6 @@ func (c *corsCheck) AllowHeader(name string) {
 	}
 }
 
-func (c *corsCheck) allows(origin string) bool {
-	if c.any {
-		return true
-	}
-	for _, o := range c.exact {
-		if wire.EqualFold(o, origin) {
-			return true
-		}
-	}
-	for _, b := range c.below {
-		if n := len(origin) - len(b.after); n > len(b.before) && wire.EqualFold(origin[n:], b.after) && wire.EqualFold(origin[:len(b.before)], b.before) {
-			return true
-		}
-	}
-	return false
-}
-
 // Check refuses foreign origins and answers preflights.
 func (c *corsCheck) Check(x *Exchange) reason.Verdict {
 	origin, ok := x.Fields.Find(wire.Origin)
@@ -174,21 +208,27 @@ func (c *corsCheck) Check(x *Exchange) reason.Verdict {
 		}
 		return reason.Verdict{}
 	}
-	if !c.allows(origin) && !sameOrigin(origin, x.Scheme, x.Authority) {
-		facts := []reason.Fact{reason.Public("origin", strings.Clone(origin)), reason.Rule("allowed", c.origins).At(c.at), x.OwnerFact()}
-		if slip := c.slip(origin); slip != "" {
+	if !c.origins.has(origin) && !ownOrigin(origin, x.Scheme, x.Authority) {
+		facts := []reason.Fact{reason.Public("origin", shownOrigin(origin)), reason.Rule("allowed", c.origins.written).At(c.at), x.OwnerFact()}
+		if slip := c.origins.slip(origin); slip != "" {
 			facts = append(facts, reason.Rule("slip", slip))
 		}
 		return corsOrigin.Refuse(facts...)
 	}
 	if !x.Preflight {
 		if x.Explaining {
-			return reason.Pass(reason.Public("origin", strings.Clone(origin)))
+			return reason.Pass(reason.Public("origin", shownOrigin(origin)))
 		}
 		return reason.Verdict{}
 	}
+	private := false
+	if v, _ := x.Fields.Lookup("Access-Control-Request-Private-Network"); wire.EqualFold(v, "true") {
+		if private = true; !c.private {
+			return corsPrivate.Refuse(reason.Public("origin", shownOrigin(origin)), reason.Rule("privateNetwork", "false").At(c.privateAt), x.OwnerFact())
+		}
+	}
 	if m := x.Fields.Get(wire.AccessControlRequestMethod); len(c.methods) > 0 && !slices.Contains(c.methods, m) {
-		return corsMethod.Refuse(reason.Public("method", strings.Clone(m)), reason.Public("allowed", c.methods).At(c.at), reason.Public("origin", strings.Clone(origin)), x.OwnerFact())
+		return corsMethod.Refuse(reason.Public("method", strings.Clone(m)), reason.Public("allowed", c.methods).At(c.at), reason.Public("origin", shownOrigin(origin)), x.OwnerFact())
 	}
 	asked := x.Fields.Get(wire.AccessControlRequestHeaders)
 	if len(c.headers) > 0 {
@@ -200,7 +240,7 @@ func (c *corsCheck) Check(x *Exchange) reason.Verdict {
 		}
 	}
 	if x.Explaining {
-		return reason.Pass(reason.Public("origin", strings.Clone(origin)), reason.Public("answer", "204, the preflight ends here"))
+		return reason.Pass(reason.Public("origin", shownOrigin(origin)), reason.Public("answer", "204, the preflight ends here"))
 	}
 	a := &Answer{Status: 204}
 	m := c.methodField
@@ -211,7 +251,12 @@ func (c *corsCheck) Check(x *Exchange) reason.Verdict {
 	if asked != "" {
 		a.Fields.Add("Access-Control-Allow-Headers", asked)
 	}
+	if private {
+		a.Fields.Add("Access-Control-Allow-Private-Network", "true")
+	}
 	a.Fields.Add("Access-Control-Max-Age", c.maxAge)
+	// What was asked is in the answer, so caches have to tell the questions apart.
+	a.Fields.Put(wire.Vary, "Access-Control-Request-Method, Access-Control-Request-Headers, Access-Control-Request-Private-Network")
 	x.Answer = a
 	return reason.Verdict{}
 }
@@ -221,19 +266,19 @@ func (c *corsCheck) EditResponse(x *Exchange, h *wire.Head) {
 	// What the upstream says of CORS is replaced: two opinions are an error to browsers.
 	kept := h.Fields[:0]
 	for _, f := range h.Fields {
-		if len(f.Name) < 15 || !wire.EqualFold(f.Name[:15], "Access-Control-") || x.Answer != nil {
+		if len(f.Name) < 15 || !wire.EqualFold(f.Name[:15], "Access-Control-") || x.Preflight && x.Answer != nil {
 			kept = append(kept, f)
 		}
 	}
 	h.Fields = kept
 	origin, ok := x.Fields.Find(wire.Origin)
-	if !c.any || c.credentials {
+	if !c.origins.any && !h.Fields.HasToken(wire.Vary, "Origin") {
 		h.Fields.Put(wire.Vary, "Origin")
 	}
-	if !ok || !c.allows(origin) {
+	if !ok || !c.origins.has(origin) {
 		return
 	}
-	if c.any && !c.credentials {
+	if c.origins.any {
 		origin = "*"
 	}
 	h.Fields.Add("Access-Control-Allow-Origin", origin)
@@ -245,29 +290,12 @@ func (c *corsCheck) EditResponse(x *Exchange, h *wire.Head) {
 	}
 }
 
-// slip names the usual mistakes in an origin that is nearly right.
-func (c *corsCheck) slip(origin string) string {
-	scheme, host, _ := strings.Cut(strings.ToLower(origin), "://")
-	for _, o := range c.origins {
-		s, h, _ := strings.Cut(strings.ToLower(o), "://")
-		bare, _, _ := strings.Cut(host, ":")
-		want, _, _ := strings.Cut(h, ":")
-		switch {
-		case h == host && s != scheme:
-			return "has the scheme " + scheme + " instead of " + s
-		case want == bare && h != host:
-			return "has another port than " + o
-		case "www."+h == host || "www."+host == h:
-			return "differs from " + o + " by www."
-		}
+// shownOrigin is an origin as explanations show it: browsers send none that is longer.
+func shownOrigin(origin string) string {
+	if len(origin) > longestOrigin {
+		return strings.ToValidUTF8(origin[:longestOrigin], "") + "…"
 	}
-	return ""
-}
-
-// sameOrigin: browsers send Origin with same-origin POSTs too.
-func sameOrigin(origin, scheme, authority string) bool {
-	return len(origin) == len(scheme)+3+len(authority) && wire.EqualFold(origin[:len(scheme)], scheme) &&
-		origin[len(scheme):len(scheme)+3] == "://" && wire.EqualFold(origin[len(scheme)+3:], authority)
+	return strings.Clone(origin)
 }
 
 // simpleHeader is one that pages may send without asking, as far as its value is simple.
