@@ -13,15 +13,13 @@ var All = []Kind{
 	{"key-auth", Authentication, func() Policy { return new(KeyAuth) }},
 	{"anonymous", Authentication, func() Policy { return new(Anonymous) }},
 	{"subscription", Subscribed, func() Policy { return new(Subscribe) }},
-<<<<<<< HEAD
 	{"access", Authorization, func() Policy { return new(Access) }},
 	{"scopes", Authorization, func() Policy { return new(Scopes) }},
 	{"roles", Authorization, func() Policy { return new(Roles) }},
 	{"groups", Authorization, func() Policy { return new(Groups) }},
 	{"rule", Authorization, func() Policy { return new(Rule) }},
-=======
+	{"csrf", Browser, func() Policy { return new(CSRF) }},
 	{"hotlink", Browser, func() Policy { return new(Hotlink) }},
->>>>>>> 3b86521 (policy: let pages of some sites embed, refuse those of others)
 	{"rate-limit", Limits, func() Policy { return new(RateLimit) }},
 	{"quota", Limits, func() Policy { return new(Quota) }},
 	{"concurrency", Limits, func() Policy { return new(Concurrency) }},
