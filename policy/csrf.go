@@ -329,12 +329,12 @@ func (c *csrfCheck) Check(x *Exchange) reason.Verdict {
 		}
 		return csrfSignature.Refuse(facts...)
 	case tokenExpired:
-		return csrfExpired.Refuse(append(c.facts(x, place), reason.Own("age", roughly(age)), reason.Public("lifetime", c.Lifetime.D()).At(c.lifeAt))...)
+		return csrfExpired.Refuse(append(c.facts(x, place), reason.Public("age", roughly(age)), reason.Public("lifetime", c.Lifetime.D()).At(c.lifeAt))...)
 	case tokenOfOther:
-		return csrfSession.Refuse(append(c.facts(x, place), reason.Own("age", roughly(age)), reason.Public("bound", c.bound))...)
+		return csrfSession.Refuse(append(c.facts(x, place), reason.Public("age", roughly(age)), reason.Public("bound", c.bound))...)
 	}
 	if x.Explaining {
-		return reason.Pass(reason.Public("origin", field), reason.Public("place", place), reason.Own("age", roughly(age)), reason.Public("lifetime", c.Lifetime.D()).At(c.lifeAt))
+		return reason.Pass(reason.Public("origin", field), reason.Public("place", place), reason.Public("age", roughly(age)), reason.Public("lifetime", c.Lifetime.D()).At(c.lifeAt))
 	}
 	return reason.Verdict{}
 }
@@ -547,10 +547,10 @@ func (c *csrfCheck) mismatch(x *Exchange, cookie, sent, place string) reason.Ver
 		slip = "the token is not from this gateway, the cookie is"
 	case sentAge > cookieAge:
 		slip = "the token is older than the cookie: the page was loaded before the cookie changed"
-		facts = append(facts, reason.Own("age", roughly(sentAge)), reason.Own("cookie_age", roughly(cookieAge)))
+		facts = append(facts, reason.Public("age", roughly(sentAge)), reason.Public("cookie_age", roughly(cookieAge)))
 	default:
 		slip = "both are from this gateway, of different answers"
-		facts = append(facts, reason.Own("age", roughly(sentAge)), reason.Own("cookie_age", roughly(cookieAge)))
+		facts = append(facts, reason.Public("age", roughly(sentAge)), reason.Public("cookie_age", roughly(cookieAge)))
 	}
 	if slip != "" {
 		facts = append(facts, reason.Public("slip", slip))

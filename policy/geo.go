@@ -277,11 +277,11 @@ func (c *geoCheck) placeFacts(p geoPlace) (facts []reason.Fact) {
 	var words, names []string
 	if p.country != (country{}) {
 		words = append(words, p.country.String())
-		facts = append(facts, reason.Own("country", p.country.String()))
+		facts = append(facts, reason.Public("country", p.country.String()))
 	}
 	if p.asn != 0 {
 		words = append(words, asnText(p.asn))
-		facts = append(facts, reason.Own("asn", int(p.asn)))
+		facts = append(facts, reason.Public("asn", int(p.asn)))
 	}
 	where := strings.Join(words, ", ")
 	if where == "" {
@@ -290,5 +290,5 @@ func (c *geoCheck) placeFacts(p geoPlace) (facts []reason.Fact) {
 	for _, f := range c.files {
 		names = append(names, f.now.Load().name)
 	}
-	return append(facts, reason.Own("place", where), reason.Rule("database", strings.Join(names, " and ")))
+	return append(facts, reason.Public("place", where), reason.Rule("database", strings.Join(names, " and ")))
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"os"
@@ -20,12 +21,15 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/maxmind/mmdbwriter"
+	"github.com/maxmind/mmdbwriter/mmdbtype"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -40,7 +44,9 @@ import (
 //	hup                       send it SIGHUP
 //	log TEXT                  wait until its log says that
 //	certificate NAME          make the files NAME.crt and NAME.key, signed by themselves
-//	curl ARGS                 a small curl: -s -i -k -m -X -H -d -o -w; in -d and -H, "size:N" stands for N bytes
+//	geodb FILE ENTRY...       make a MaxMind-format database of entries '203.0.113.0/24 DE AS64496'; - for no country
+//	curl ARGS                 a small curl: -s -i -k -m -X -H -A -d -F -b -c -o -w; in -d and -H, "size:N" stands for N
+//	                          bytes; cookie files hold a line name=value for each
 //	curl-is STATUS ARGS       succeed when curl is answered with that status
 //	tcp ADDRESS FILE          send a file with CRLF at the end of its lines and print what comes back
 //	keep NAME                 put the last standard output into $NAME
@@ -82,7 +88,7 @@ func TestScenarios(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"sample": scriptSample, "serve": scriptServe, "drain": scriptDrain, "crash": scriptCrash, "hup": scriptHup, "log": scriptLog,
-			"certificate": scriptCertificate, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
+			"certificate": scriptCertificate, "geodb": scriptGeoDB, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
 			"watch": scriptWatch, "until-seen": scriptUntilSeen, "interrupt": scriptInterrupt,
 		},
 	})
@@ -238,6 +244,36 @@ func scriptCertificate(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600))
+}
+
+// scriptGeoDB writes a database as makers of such do, complete or not at all.
+func scriptGeoDB(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || neg {
+		ts.Fatalf("geodb FILE ENTRY...")
+	}
+	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "Sample-Country-ASN", IncludeReservedNetworks: true})
+	ts.Check(err)
+	for _, entry := range args[1:] {
+		parts := strings.Fields(entry)
+		_, network, err := net.ParseCIDR(parts[0])
+		ts.Check(err)
+		record := mmdbtype.Map{}
+		if len(parts) > 1 && parts[1] != "-" {
+			record["country"] = mmdbtype.Map{"iso_code": mmdbtype.String(parts[1])}
+		}
+		if len(parts) > 2 {
+			n, err := strconv.ParseUint(strings.TrimPrefix(parts[2], "AS"), 10, 32)
+			ts.Check(err)
+			record["autonomous_system_number"] = mmdbtype.Uint32(n)
+		}
+		ts.Check(tree.Insert(network, record))
+	}
+	file, err := os.Create(ts.MkAbs(args[0]) + ".new")
+	ts.Check(err)
+	_, err = tree.WriteTo(file)
+	ts.Check(err)
+	ts.Check(file.Close())
+	ts.Check(os.Rename(file.Name(), ts.MkAbs(args[0])))
 }
 
 func scriptKeep(ts *testscript.TestScript, neg bool, args []string) {
@@ -401,7 +437,9 @@ func tcp(address, file string, out, errOut io.Writer) int {
 
 // curl is as much of the real one as the scenarios need, so that they run where there is none.
 func curl(args []string, out, errOut io.Writer) int {
-	method, body, url, file, format := "", "", "", "", ""
+	method, body, url, file, format, jar := "", "", "", "", "", ""
+	var form bytes.Buffer
+	parts := multipart.NewWriter(&form)
 	head, silent, insecure := false, false, false
 	patience := 30 * time.Second
 	var header []string
@@ -422,6 +460,19 @@ func curl(args []string, out, errOut io.Writer) int {
 			header = append(header, next())
 		case "-d":
 			body = next()
+		case "-F":
+			name, value, _ := strings.Cut(next(), "=")
+			parts.WriteField(name, value)
+		case "-A":
+			header = append(header, "User-Agent: "+next())
+		case "-b":
+			if cookies := next(); strings.Contains(cookies, "=") {
+				header = append(header, "Cookie: "+cookies)
+			} else if b, err := os.ReadFile(cookies); err == nil && len(b) > 0 {
+				header = append(header, "Cookie: "+strings.Join(strings.Fields(string(b)), "; "))
+			}
+		case "-c":
+			jar = next()
 		case "-o":
 			file = next()
 		case "-w":
@@ -429,6 +480,11 @@ func curl(args []string, out, errOut io.Writer) int {
 		default:
 			url = a
 		}
+	}
+	if form.Len() > 0 {
+		parts.Close()
+		body = form.String()
+		header = append(header, "Content-Type: "+parts.FormDataContentType())
 	}
 	if method == "" {
 		method = "GET"
@@ -475,6 +531,16 @@ func curl(args []string, out, errOut io.Writer) int {
 		return 7
 	}
 	defer res.Body.Close()
+	if jar != "" && len(res.Cookies()) > 0 {
+		var lines strings.Builder
+		for _, c := range res.Cookies() {
+			fmt.Fprintf(&lines, "%s=%s\n", c.Name, c.Value)
+		}
+		if err := os.WriteFile(jar, []byte(lines.String()), 0o600); err != nil {
+			fmt.Fprintln(errOut, "curl:", err)
+			return 23
+		}
+	}
 	if head {
 		fmt.Fprintf(out, "%s %s\n", res.Proto, res.Status)
 		var fields bytes.Buffer
