@@ -250,7 +250,7 @@ func TestEveryReasonAtEveryTier(t *testing.T) {
 	covered := map[string]bool{
 		"client.gone": true, // nobody is left to be told; TestClientLeavesWhileWaiting
 	}
-	for _, c := range refusals() {
+	for _, c := range append(refusals(), networkRefusals(t)...) {
 		covered[c.code] = true
 		if reason.ByCode(c.code) == nil {
 			t.Errorf("there is no reason %s", c.code)
@@ -652,6 +652,9 @@ func functions(t *testing.T, dir string) (map[string]*function, []*ast.File, *to
 				star := fd.Recv.List[0].Type
 				if s, ok := star.(*ast.StarExpr); ok {
 					star = s.X
+				}
+				if g, ok := star.(*ast.IndexExpr); ok { // of a generic type
+					star = g.X
 				}
 				name = star.(*ast.Ident).Name + "." + name
 			}

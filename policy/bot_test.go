@@ -2,6 +2,7 @@ package policy
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -114,6 +115,23 @@ func TestBotDoesNotAllocate(t *testing.T) {
 	}); n > 0 {
 		t.Errorf("a call that passes allocates %v times", n)
 	}
+}
+
+// FuzzBotForm compares forms with the regular expressions that say the same.
+func FuzzBotForm(f *testing.F) {
+	for _, s := range [][2]string{{"a*b", "ab"}, {"*", ""}, {"a*a", "a"}, {"*ab*ab*", "abab"}, {"**x", "x"}, {"A*", "abc"}} {
+		f.Add(s[0], s[1])
+	}
+	f.Fuzz(func(t *testing.T, form, name string) {
+		if !strings.Contains(form, "*") || len(form) > 50 || len(name) > 200 || !utf8.ValidString(form) || !utf8.ValidString(name) {
+			return
+		}
+		lower := string(appendLower(nil, name))
+		want := regexp.MustCompile("(?s)^" + strings.ReplaceAll(regexp.QuoteMeta(string(appendLower(nil, form))), `\*`, ".*") + "$").MatchString(lower)
+		if p := newBotPattern(form, "", nil); p.matches(name, lower) != want {
+			t.Fatalf("%q on %q: %v, want %v", form, name, !want, want)
+		}
+	})
 }
 
 func BenchmarkBot(b *testing.B) {

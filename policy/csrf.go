@@ -30,6 +30,9 @@ import (
 //	fetch(url, {method: "POST", headers: {"X-CSRF-Token": token}})
 //	<input type="hidden" name="csrf_token" value="…">
 //
+// Pages of other origins that may call need the policy cors as well: with X-CSRF-Token under expose they can
+// read the token from an answer, and the header is among those that they may send.
+//
 // Bound to the session cookie of the application or to the identity, a token of somebody else is worth
 // nothing, even to those who can set cookies for this host from a neighbouring one. Without a secret of its own the
 // gateway makes one at its start: then tokens end with the process, and hold on one node only.

@@ -100,6 +100,17 @@ func TestHotlinkConfiguration(t *testing.T) {
 	s.warns("hotlink", `{}`, "")
 }
 
+func BenchmarkHotlink(b *testing.B) {
+	c := &hotlinkCheck{exact: []string{"partner.test"}, below: []string{".partner.test"}}
+	x := newTestbed(&testing.T{}).call("GET /", "Referer: https://www.partner.test/page", "Sec-Fetch-Site: cross-site")
+	b.ReportAllocs()
+	for b.Loop() {
+		if c.Check(x).Refused() {
+			b.Fatal("refused")
+		}
+	}
+}
+
 // FuzzHostOf compares with how browsers split a URL, as far as net/url does.
 func FuzzHostOf(f *testing.F) {
 	for _, s := range []string{"https://a.test/", "http://a@b/", "https://[::1]:8", `https://a\b`, "https://a:1?x", "//a", "https://"} {
