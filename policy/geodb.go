@@ -21,6 +21,7 @@ type geoDB struct {
 	countries, asns bool // what its records hold
 	name            string
 	built           time.Time
+	opened          bool // countries and asns are known
 	v4only          bool
 }
 
@@ -61,6 +62,7 @@ func openGeoDB(content []byte) (*geoDB, error) {
 	if !db.countries && !db.asns {
 		return nil, fmt.Errorf("%s holds neither countries nor autonomous systems", db.name)
 	}
+	db.opened = true
 	return db, nil
 }
 
@@ -114,6 +116,9 @@ func (db *geoDB) record(offset uintptr) (p geoPlace) {
 			if n := db.asn(value); n != 0 {
 				p.asn = n
 			}
+		}
+		if db.opened && (p.country != country{} || !db.countries) && (p.asn != 0 || !db.asns) {
+			return p // the rest is of no interest
 		}
 		if at, err = value.Skip(); err != nil {
 			return p
