@@ -25,10 +25,8 @@ import (
 //
 // Any GET of the route brings the token: answers carry it in the header of that name, and in a cookie
 // when the client has none that is good, or one that nears its end. The cookie is SameSite=Lax, Secure over https, and can be
-// read by scripts. An answer that sets it is not to be stored (Cache-Control: no-store).
-//
-//	fetch(url, {method: "POST", headers: {"X-CSRF-Token": token}})
-//	<input type="hidden" name="csrf_token" value="…">
+// read by scripts. An answer that sets it is not to be stored (Cache-Control: no-store). Scripts send the token in
+// the header X-CSRF-Token, forms in a hidden field csrf_token.
 //
 // Pages of other origins that may call need the policy cors as well: with X-CSRF-Token under expose they can
 // read the token from an answer, and the header is among those that they may send.
@@ -38,8 +36,9 @@ import (
 // gateway makes one at its start: then tokens end with the process, and hold on one node only.
 //
 // Calls that were let in by a credential that no browser sends by itself, an API key in a header, a bearer token
-// or a signature, cannot be forged that way and are let pass (exemptTokens). Passwords (Basic), client
-// certificates and keys in cookies are sent by browsers themselves, so they are not.
+// (jwt, introspection) or a signature (hmac), cannot be forged that way and are let pass (exemptTokens). Passwords (Basic), client
+// certificates and keys in cookies are sent by browsers themselves, so they are not; nor is what an authorizer
+// (forward-auth) let in, since only that knows by what.
 //
 // A call that passes by its header costs one HMAC and no memory. One by a form field reads the body.
 //
@@ -71,7 +70,7 @@ type CSRF struct {
 	SameSite bool `json:"sameSite"`
 	// ExemptTokens lets calls pass that were let in by a credential in a header.
 	ExemptTokens bool `json:"exemptTokens" default:"true"`
-	// Path and Domain of the cookie.
+	// Path of the cookie. Policies with secrets of their own on one host need paths or names of their own too.
 	Path string `json:"path" default:"/" pattern:"^/[!-:<-~]*$" form:"a path"`
 	// Domain of the cookie, for pages on other hosts below it; "" is this host alone.
 	Domain string `json:"domain" example:"shop.test"`
