@@ -176,16 +176,41 @@ func (c *call) write(v reason.Verdict, status int) {
 	c.send(body)
 }
 
-// answerItself gives an answer of the gateway that is no refusal, such as to a preflight.
+// answerItself gives an answer of the gateway that is no refusal: to a preflight, or one that is kept
+// or made up instead of the upstream's, and is changed on its way like that.
 func (c *call) answerItself() {
+	a := c.x.Answer
+	if a.Delay > 0 && !c.Wait(nil, a.Delay) {
+		c.clientGone()
+		return
+	}
 	h := &c.head
-	*h = wire.Head{Status: c.x.Answer.Status, Fields: append(h.Fields[:0], c.x.Answer.Fields...)}
+	*h = wire.Head{Status: a.Status, Fields: append(h.Fields[:0], a.Fields...), Length: int64(len(a.Body)), Close: h.Close}
+	if a.Status == 304 { // whatever its length would be (RFC 9110 §8.6)
+		h.Length = -1
+	}
+	if c.route.Deprecated {
+		h.Fields.Add("Deprecation", "true")
+	}
 	c.finishHead(h, false)
-	body := c.x.Answer.Body
-	h.Length = int64(len(body))
-	c.rec.Status, c.rec.Outcome = uint16(h.Status), calllog.Answered
-	if c.x.Method != "HEAD" {
-		c.rec.BytesOut = h.Length
+	c.rec.Outcome = calllog.Answered
+	if h.Status >= 400 && a.By != "" {
+		h.Fields.Add("Whygate-Refused-By", a.By)
+	}
+	body, err := a.Body, c.filter(h)
+	if err == nil && len(c.filters) > 0 {
+		if body, err = c.transform(body, true, false); err == nil { // all of it at once
+			h.Length = int64(len(body))
+		}
+	}
+	if err != nil {
+		h.Close = false
+		c.failed(c.notTransformed(err))
+		return
+	}
+	c.rec.Status = uint16(h.Status)
+	if !c.contentless(h) {
+		c.rec.BytesOut = int64(len(body))
 	}
 	c.send(body)
 }
@@ -203,7 +228,9 @@ func (c *call) finishHead(h *wire.Head, refusal bool) {
 		}
 	}
 	h.Fields.Add("Whygate-Call", c.idString())
-	h.Fields.Put(wire.Date, httpDate(c.w.Start))
+	if _, dated := h.Fields.Find(wire.Date); !dated { // what a cache has kept is
+		h.Fields.Put(wire.Date, httpDate(c.w.Start))
+	}
 }
 
 // editRefusal goes on without an edit that panics: the others still do their part, such as

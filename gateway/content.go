@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/whygate/whygate/policy"
@@ -122,23 +123,82 @@ var answerUnchanged = reason.New(reason.Reason{
 // errFilter wraps an error of a ContentFilter.
 type errFilter struct{ error }
 
-// filter readies the filters of the route for an answer.
-func (c *call) filter(h *wire.Head) {
+// notTransformed is the verdict on an answer that a filter could not change.
+func (c *call) notTransformed(err error) reason.Verdict {
+	return answerUnchanged.Refuse(reason.Rule("error", err.Error()), c.x.OwnerFact())
+}
+
+// contentless says that an answer has no content, whatever its length says (RFC 9110 §6.4.1).
+func (c *call) contentless(h *wire.Head) bool {
+	return c.x.Method == "HEAD" || h.Status == 204 || h.Status == 304 || h.Status < 200
+}
+
+// filter readies the filters of the route for an answer. They see the heads of answers without
+// content too, but then there is nothing for them to change. What gRPC answers is not theirs: its
+// messages have a framing of their own.
+func (c *call) filter(h *wire.Head) error {
 	c.filters = c.filters[:0]
+	if len(c.route.Filters) == 0 || isGRPCType(h.Fields.Get(wire.ContentType)) {
+		return nil
+	}
 	for _, f := range c.route.Filters {
-		if t := f.Filter(&c.x, h); t != nil {
+		t, err := f.Filter(&c.x, h)
+		if err != nil {
+			c.filters = c.filters[:0]
+			return errFilter{err}
+		}
+		if t != nil {
 			c.filters = append(c.filters, t)
 		}
 	}
+	if c.contentless(h) {
+		c.filters = c.filters[:0]
+	}
+	return nil
 }
 
-// transform runs a piece of the answer through the filters.
-func (c *call) transform(piece []byte, last bool) ([]byte, error) {
+// transform runs a piece of the answer through the filters, each of which sees what the one before
+// it made. With flush they give out what they hold back, as far as they can.
+func (c *call) transform(piece []byte, last, flush bool) ([]byte, error) {
 	for _, t := range c.filters {
-		var err error
-		if piece, err = t.Write(piece, last); err != nil {
+		out, err := t.Write(piece, last)
+		if err != nil {
 			return nil, errFilter{err}
+		}
+		piece = out
+		if f, ok := t.(policy.Flusher); ok && flush && !last {
+			rest, err := f.Flush()
+			if err != nil {
+				return nil, errFilter{err}
+			}
+			if len(piece) == 0 {
+				piece = rest
+			} else if len(rest) > 0 {
+				piece = append(piece[:len(piece):len(piece)], rest...)
+			}
 		}
 	}
 	return piece, nil
+}
+
+// nap is a wait that ends when the client leaves.
+type nap struct {
+	once sync.Once
+	left chan struct{}
+}
+
+func (n *nap) Interrupt() { n.once.Do(func() { close(n.left) }) }
+
+// Wait is policy.Waiting.
+func (c *call) Wait(done <-chan struct{}, atMost time.Duration) bool {
+	n := &nap{left: make(chan struct{})}
+	c.w.Bind(n)
+	t := time.NewTimer(atMost)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	case <-n.left:
+	}
+	return !c.w.Unbind()
 }

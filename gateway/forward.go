@@ -76,6 +76,9 @@ const (
 // wholeContent takes the request's content if all of it is here already: then it is sent with the
 // head, and can be sent again.
 func (c *call) wholeContent() (content []byte, whole bool) {
+	if b, ok := c.x.Replaced(); ok {
+		return b, true
+	}
 	if c.content.read {
 		return c.content.bytes, true
 	}
@@ -450,6 +453,9 @@ func (c *call) relay() {
 	}
 	trip.SetTimeout(pause)
 	h := &c.head
+	if c.x.Store != nil && res.Status == 304 && c.keptAnswer(res) {
+		return
+	}
 	c.buildAnswer(h, res)
 	refused := res.Status >= 400
 	if refused {
@@ -475,27 +481,117 @@ func (c *call) relay() {
 	if refused {
 		c.attribute(res, piece)
 	}
-	c.filter(h)
+	pieceRead := last || len(piece) > 0
+	if known := h.Length; last { // filters like to know how much it is
+		h.Length = int64(len(piece))
+		if c.contentless(h) {
+			h.Length = known
+		}
+		err = c.filter(h)
+		if len(c.filters) == 0 && h.Length >= 0 {
+			h.Length = known
+		}
+	} else {
+		err = c.filter(h)
+	}
+	if err != nil {
+		c.unchanged(err, last)
+		return
+	}
+	c.rec.Status = uint16(h.Status)
+	switch {
+	case len(c.filters) > 0 && (pieceRead || !stream): // the head of a stream goes ahead of its first event
+		// Nothing is sent before a filter has let something out: if it fails at what it has to see as a
+		// whole, the client gets a refusal and not a part.
+		if piece, last, err = c.firstChanged(h, piece, last, pieceRead); err != nil {
+			var filter errFilter
+			if errors.As(err, &filter) {
+				c.unchanged(err, last)
+				return
+			}
+			f := upstream.Failure{Err: err, Stage: upstream.Receiving, Limit: pause, Unsafe: !idempotent(c.x.Method)}
+			if c.unbindFailed(&f) {
+				return
+			}
+			t.Report(time.Now(), false)
+			c.failed(t.FailedBy(f))
+			return
+		}
+	case pieceRead:
+		c.keep(piece, last)
+	}
 	// An answer before the end of the request: what is left of that will not be read.
-	h.Close = up != nil && !up.read.Load()
+	h.Close = h.Close || up != nil && !up.read.Load()
 	c.w.Respond(h)
 	c.afterRelay(c.copyContent(piece, last), stream, pause)
+}
+
+// keptAnswer gives what a store keeps, since the upstream says that it still holds.
+func (c *call) keptAnswer(res *wire.Response) bool {
+	c.passOn(&c.head, res)
+	a := c.x.Store.NotModified(&c.x, &c.head)
+	if a == nil {
+		return false
+	}
+	c.unbind()
+	c.x.Answer = a
+	c.answerItself()
+	return true
+}
+
+// unchanged refuses an answer that a filter could not change, before any of it was sent. whole says
+// that all of it was read.
+func (c *call) unchanged(err error, whole bool) {
+	c.head.Close = c.hop.up != nil && !c.hop.up.read.Load()
+	if whole {
+		c.unbind()
+	} else {
+		c.unbindBroken()
+	}
+	c.failed(c.notTransformed(err))
+}
+
+// keep shows a piece of the upstream's content to the store.
+func (c *call) keep(piece []byte, last bool) {
+	if c.x.Store != nil {
+		c.x.Store.Piece(piece, last)
+	}
+}
+
+// firstChanged runs content through the filters until some of it comes out. If that is all of it,
+// the answer gets a length.
+func (c *call) firstChanged(h *wire.Head, piece []byte, last, read bool) ([]byte, bool, error) {
+	trip := c.hop.trip
+	for {
+		if read {
+			c.keep(piece, last)
+			out, err := c.transform(piece, last, !trip.Buffered())
+			if err != nil {
+				return nil, last, err
+			}
+			if last && len(trip.Trailer()) == 0 {
+				h.Length = int64(len(out))
+			}
+			if last || len(out) > 0 {
+				return out, last, nil
+			}
+		}
+		var err error
+		if piece, last, err = trip.Next(); err != nil {
+			return nil, false, err
+		}
+		read = true
+	}
 }
 
 // errClient wraps an error of writing to the client.
 type errClient struct{ error }
 
-// copyContent writes the content piece by piece. What comes later than its predecessor is sent at
-// once; the record is written before the last piece.
+// copyContent writes the content piece by piece, the first of which has been through the filters. What
+// comes later than its predecessor is sent at once; the record is written before the last piece.
 func (c *call) copyContent(piece []byte, last bool) error {
 	trip, up := c.hop.trip, c.hop.up
-	var err error
 	for {
-		if len(c.filters) > 0 {
-			if piece, err = c.transform(piece, last); err != nil {
-				return err
-			}
-		}
 		c.rec.BytesOut += int64(len(piece))
 		if last {
 			if up != nil {
@@ -505,7 +601,11 @@ func (c *call) copyContent(piece []byte, last bool) error {
 			if err := c.w.Write(piece); err != nil {
 				return errClient{err}
 			}
-			if err := c.w.End(relayable(trip.Trailer())); err != nil {
+			trailer := relayable(trip.Trailer())
+			if len(c.filters) > 0 {
+				trailer = policy.ChangedTrailer(trailer)
+			}
+			if err := c.w.End(trailer); err != nil {
 				return errClient{err}
 			}
 			return nil
@@ -519,8 +619,15 @@ func (c *call) copyContent(piece []byte, last bool) error {
 			}
 			c.rec.Flags |= calllog.Streamed
 		}
+		var err error
 		if piece, last, err = trip.Next(); err != nil {
 			return err
+		}
+		c.keep(piece, last)
+		if len(c.filters) > 0 {
+			if piece, err = c.transform(piece, last, !trip.Buffered()); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -559,7 +666,7 @@ func (c *call) afterRelay(err error, stream bool, pause time.Duration) {
 	var v reason.Verdict
 	var filter errFilter
 	if errors.As(err, &filter) {
-		v = answerUnchanged.Refuse(reason.Rule("error", filter.Error()), c.x.OwnerFact())
+		v = c.notTransformed(filter)
 	} else {
 		t.Report(time.Now(), false)
 		v = t.FailedBy(upstream.Failure{Err: err, Stage: upstream.Receiving, Limit: pause})

@@ -59,6 +59,9 @@ func (c *call) record() {
 	if x.Limited() {
 		r.Remaining = int32(min(x.Tightest.Left, 1<<31-1))
 	}
+	for _, n := range x.Notes {
+		c.hint(n.Code, n.Text)
+	}
 	r.Detail = c.detail.encode()
 	c.ref = c.g.Journal.Append(r)
 }

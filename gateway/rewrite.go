@@ -16,7 +16,9 @@ import (
 func (c *call) buildRequest() {
 	x, o := &c.x, &c.out
 	*o = wire.Outgoing{Method: x.Method, Path: x.Path, Query: x.Query, HasQuery: x.HasQuery, Fields: o.Fields[:0], Length: x.Length, Upgrade: x.Upgrade}
-	if c.content.read {
+	if b, ok := x.Replaced(); ok {
+		o.Length = int64(len(b))
+	} else if c.content.read {
 		o.Length = int64(len(c.content.bytes))
 	}
 	if c.route.Strip > 0 {
@@ -243,6 +245,25 @@ func relayable(fs wire.Fields) wire.Fields {
 // buildAnswer makes the head of the answer from the upstream's: without what ends at the connection,
 // with links that lead back through the mount, and with what the gateway has to say.
 func (c *call) buildAnswer(h *wire.Head, res *wire.Response) {
+	dated := c.passOn(h, res)
+	if c.x.Store != nil && res.Status >= 200 {
+		c.x.Store.Head(&c.x, h)
+	}
+	h.Fields = append(h.Fields, c.x.Extra...)
+	if c.route.Deprecated {
+		h.Fields.Add("Deprecation", "true")
+	}
+	for _, e := range c.route.ResponseEdits {
+		e.EditResponse(&c.x, h)
+	}
+	h.Fields.Add("Whygate-Call", c.idString())
+	if !dated {
+		h.Fields.Put(wire.Date, httpDate(c.w.Start))
+	}
+}
+
+// passOn makes what the upstream says into the head of the answer, and tells whether it has a date.
+func (c *call) passOn(h *wire.Head, res *wire.Response) (dated bool) {
 	*h = wire.Head{Status: res.Status, Phrase: res.Phrase, Fields: h.Fields[:0], Length: res.Length}
 	nominated := ""
 	for i := range res.Fields {
@@ -250,7 +271,6 @@ func (c *call) buildAnswer(h *wire.Head, res *wire.Response) {
 			nominated += f.Value + ","
 		}
 	}
-	dated := false
 	for i := range res.Fields {
 		f := res.Fields[i]
 		switch f.ID {
@@ -280,17 +300,7 @@ func (c *call) buildAnswer(h *wire.Head, res *wire.Response) {
 		}
 		h.Fields = append(h.Fields, f)
 	}
-	h.Fields = append(h.Fields, c.x.Extra...)
-	if c.route.Deprecated {
-		h.Fields.Add("Deprecation", "true")
-	}
-	for _, e := range c.route.ResponseEdits {
-		e.EditResponse(&c.x, h)
-	}
-	h.Fields.Add("Whygate-Call", c.idString())
-	if !dated {
-		h.Fields.Put(wire.Date, httpDate(c.w.Start))
-	}
+	return dated
 }
 
 // rewriteURL leads a URL of the upstream back through the mount: "/login" of an application on

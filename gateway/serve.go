@@ -83,7 +83,7 @@ func (g *Gateway) begin(w *wire.Call) *call {
 	x.Client = c.snap.Trust.Client(w.Peer.Addr(), w.Announced.Addr(), w.Request.Fields)
 	x.Scheme = c.scheme()
 	x.Route = &noRoute
-	x.Content = c
+	x.Content, x.Waiting = c, c
 	c.content = content{}
 	c.rec = calllog.Record{ID: c.id, Start: w.Start, Remaining: -1}
 	return c
@@ -163,7 +163,7 @@ func (c *call) watch(s *policy.Step) {
 		c.rec.Flags |= calllog.Shadowed
 		c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, v))
 	}
-	c.x.Extra, c.x.Answer = append(c.x.Extra[:0], extra...), nil
+	c.x.Extra, c.x.Answer, c.x.Store = append(c.x.Extra[:0], extra...), nil, nil
 }
 
 // Malformed answers a request that never became a call.
@@ -184,6 +184,8 @@ func (c *call) end() {
 	if c.stats != nil {
 		c.stats.End(uint32(c.maker>>32), int(c.rec.Status), c.rec.Duration, c.rec.BytesIn, c.rec.BytesOut)
 	}
+	clear(c.filters[:cap(c.filters)])
+	c.filters = c.filters[:0]
 	c.w, c.snap, c.route, c.stats = nil, nil, nil, nil
 	c.g.calls.Put(c)
 }

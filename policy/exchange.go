@@ -44,14 +44,22 @@ type Exchange struct {
 
 	// Answer is set by a check that answers by itself without refusing.
 	Answer *Answer
+	// Store is set by a check that wants to see what the upstream answers.
+	Store Store
+	// Waiting is for checks that wait for something; nil where nothing may be waited for.
+	Waiting Waiting
+	// Notes are hints for the call's record.
+	Notes []Note
 	// Extra are fields for the answer, whoever gives it.
 	Extra wire.Fields
 	// Tightest is the limit with the least left, for the call record.
 	Tightest counter.Result
 	limited  bool
 
-	held    []hold // one for each limit that was passed
-	scratch []byte
+	held     []hold // one for each limit that was passed
+	scratch  []byte
+	content  []byte // instead of the request's own
+	replaced bool
 }
 
 // Answer is an answer of the gateway itself that is no refusal.
@@ -59,7 +67,49 @@ type Answer struct {
 	Status int
 	Fields wire.Fields
 	Body   []byte
+	// By names who refused, where Status is 400 or more: "upstream" for an answer that was kept.
+	By string
+	// Delay comes before the answer.
+	Delay time.Duration
 }
+
+// Store sees what the upstream answers to a call, before anything has changed it.
+type Store interface {
+	// NotModified is asked about an answer of 304. If the store had the upstream asked whether what it
+	// keeps still holds, it returns that; otherwise the answer is passed on.
+	NotModified(x *Exchange, h *wire.Head) *Answer
+	// Head sees the head of the answer, and may add fields to it.
+	Head(x *Exchange, h *wire.Head)
+	// Piece sees the content. The answer is whole with the last piece.
+	Piece(piece []byte, last bool)
+}
+
+// Waiting waits for what a call needs, as long as its client does.
+type Waiting interface {
+	// Wait returns when done is closed, the time is over or the client has left, and whether the
+	// client is still there.
+	Wait(done <-chan struct{}, atMost time.Duration) bool
+}
+
+// Note is a hint for the call's record.
+type Note struct{ Code, Text string }
+
+// maxNotes bounds the hints of one call.
+const maxNotes = 16
+
+// Note leaves a hint in the call's record. Text must hold as long as the call.
+func (x *Exchange) Note(code, text string) {
+	if !x.Explaining && len(x.Notes) < maxNotes {
+		x.Notes = append(x.Notes, Note{code, text})
+	}
+}
+
+// ReplaceBody gives the upstream other content than the client sent. It comes after Body, which has
+// read all of that.
+func (x *Exchange) ReplaceBody(b []byte) { x.content, x.replaced = b, true }
+
+// Replaced is the content that replaces the client's, if any does.
+func (x *Exchange) Replaced() ([]byte, bool) { return x.content, x.replaced }
 
 // RequestContent is the request's content, which the gateway keeps for the upstream once it was read.
 type RequestContent interface {
@@ -138,7 +188,7 @@ func (x *Exchange) Finish() {
 
 // Reset readies the exchange for its next call, keeping its memory.
 func (x *Exchange) Reset(r *wire.Request, now time.Time) {
-	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], held: x.held[:0], scratch: x.scratch[:0], BodySize: r.Length}
+	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], held: x.held[:0], Notes: x.Notes[:0], scratch: x.scratch[:0], BodySize: r.Length}
 }
 
 // limit notes how a limit stands, for the record and the answer's fields.

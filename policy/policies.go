@@ -23,8 +23,13 @@ var All = []Kind{
 	{"rate-limit", Limits, func() Policy { return new(RateLimit) }},
 	{"quota", Limits, func() Policy { return new(Quota) }},
 	{"concurrency", Limits, func() Policy { return new(Concurrency) }},
+	{"mock", Answering, func() Policy { return new(Mock) }},
+	{"cache", Answering, func() Policy { return new(Cache) }},
 	{"headers", Rewrite, func() Policy { return new(Headers) }},
 	{"path", Rewrite, func() Policy { return new(Path) }},
+	{"transform", Rewrite, func() Policy { return new(TransformPolicy) }},
+	{"mask", Rewrite, func() Policy { return new(Mask) }},
+	{"compress", Rewrite, func() Policy { return new(Compress) }},
 }
 
 // Names are the names of all policies.

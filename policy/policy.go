@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/whygate/whygate/consumer"
 	"github.com/whygate/whygate/counter"
@@ -42,7 +43,7 @@ const (
 	Limits                      // how much
 	Content                     // what it says
 	Answering                   // can it be answered here
-	Rewrite                     // never decides
+	Rewrite                     // changes what passes
 )
 
 var phases = [...]string{"service", "network", "cors", "form", "authentication", "subscription", "authorization", "browser", "limits", "content", "answering", "rewrite"}
@@ -83,8 +84,10 @@ type ResponseEditor interface {
 // ContentFilter changes the content of answers.
 type ContentFilter interface {
 	// Filter looks at the head of an answer, which it may change, and returns what changes its
-	// content, or nil to leave that alone. It sets h.Length to -1 if the length may change.
-	Filter(x *Exchange, h *wire.Head) Transform
+	// content, or nil to leave that alone. It calls Changed on the head where it returns one. Answers to HEAD
+	// come here too, so that their heads are those of GET; what is returned is not used then. An error
+	// is why the answer cannot be passed on.
+	Filter(x *Exchange, h *wire.Head) (Transform, error)
 }
 
 // Transform changes content piece by piece.
@@ -92,6 +95,54 @@ type Transform interface {
 	// Write takes the next piece and returns what of the content is ready, which holds until the next
 	// call. After an error nothing more can be sent.
 	Write(piece []byte, last bool) ([]byte, error)
+}
+
+// Flusher is a Transform that can give out what it holds back, when nothing more is at hand and the
+// client may be waiting for it. What it returns holds until the next call.
+type Flusher interface {
+	Flush() ([]byte, error)
+}
+
+// Changed takes out of a head what does not hold for content that is changed on its way: length,
+// digests, ranges, and strong validators (RFC 9110 §8.8.1, RFC 9530).
+func Changed(h *wire.Head) {
+	h.Length = -1
+	kept := h.Fields[:0]
+	for _, f := range h.Fields {
+		if f.ID == wire.OtherField {
+			switch {
+			case wire.EqualFold(f.Name, "Content-MD5"), wire.EqualFold(f.Name, "Digest"), wire.EqualFold(f.Name, "Content-Digest"), wire.EqualFold(f.Name, "Repr-Digest"), wire.EqualFold(f.Name, "Accept-Ranges"):
+				continue
+			case wire.EqualFold(f.Name, "ETag"):
+				f.Value = weak(f.Value)
+			}
+		}
+		kept = append(kept, f)
+	}
+	h.Fields = kept
+}
+
+// weak makes a validator say that what it stands for is the same in meaning, not byte for byte.
+func weak(etag string) string {
+	if strings.HasPrefix(etag, `"`) {
+		return "W/" + etag
+	}
+	return etag
+}
+
+// describesContent names fields of a trailer that hold for the content as it was.
+func describesContent(name string) bool {
+	for _, n := range [...]string{"Content-MD5", "Digest", "Content-Digest", "Repr-Digest", "ETag", "Signature", "Signature-Input"} {
+		if wire.EqualFold(name, n) {
+			return true
+		}
+	}
+	return false
+}
+
+// ChangedTrailer leaves out of a trailer what does not hold for content that was changed.
+func ChangedTrailer(fs wire.Fields) wire.Fields {
+	return slices.DeleteFunc(fs, func(f wire.Field) bool { return describesContent(f.Name) })
 }
 
 // BodyReader is a check that reads the request's content.

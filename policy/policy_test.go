@@ -53,7 +53,8 @@ func (b *testbed) compile(kind, config string) (any, resource.Problems) {
 	}
 	b.kinds[kind] = true
 	made := p.Compile(&Env{Node: node, Name: kind, Problems: &problems, Route: &b.route, Consumers: b.consumers, Trust: b.trust, Memory: b.memory,
-		Quotas: b.quotas, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds})
+		Quotas: b.quotas, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds,
+		Keep: func(_ string, create func() Kept) Kept { return create() }})
 	return made, problems
 }
 
