@@ -148,6 +148,15 @@ func refusals() []refusal {
 			io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 			whytest.Eventually(t, "the call is in flight", func() bool { return n.Snapshot().Upstreams["up"].Targets()[0].InFlight() == 1 })
 		}},
+		{code: "answer.not-transformed", policies: "  - mask: {fields: [a]}", target: func(t *testing.T) string {
+			return whytest.RawUpstream(t, says("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n{"))
+		}},
+		{code: "cache.only-if-cached", policies: "  - cache: {}", header: []string{"Cache-Control: only-if-cached"}},
+		{code: "mock.no-such-answer", policies: "  - mock: {answers: [{body: hello}]}", header: []string{"Prefer: code=404"}},
+		{code: "transform.not-json", policies: "  - transform: {request: {body: {remove: [hidden]}}}", method: "POST", body: "{", header: []string{"Content-Type: application/json"}},
+		{code: "transform.content-type", policies: "  - transform: {request: {body: {remove: [hidden]}}}", method: "POST", body: "a=b"},
+		{code: "transform.path", policies: "  - transform: {request: {path: \"/{query.hidden}\"}}"},
+		{code: "content.too-large", policies: "  - transform: {request: {body: {remove: [hidden]}}, maxBody: 1KiB}", method: "POST", body: strings.Repeat("x", 2000)},
 		{code: "gateway.panic", edit: panicking("a hidden cause")},
 		// cors.preflight is told where no policy cors stands before the key.
 		{code: "cors.preflight", policies: auth, docs: known, method: "OPTIONS", header: []string{"Origin: https://shop.test", "Access-Control-Request-Method: PUT"}},

@@ -116,7 +116,7 @@ var answerUnchanged = reason.New(reason.Reason{
 	Says:   "a policy has to change the answer of the upstream and cannot: {error}",
 	Wanted: "an answer that the policies of this route can change",
 	Seen:   "{error}",
-	Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} about it: {error}"}},
+	Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} about it[: {error}]"}},
 	Hint:   "policies that change content read answers whole, up to their maxBody",
 })
 

@@ -15,6 +15,7 @@ import (
 type template struct{ parts []part }
 
 type part struct {
+	name      string // as it is written
 	text      string // where value is nil
 	value     func(t *templated) (string, bool)
 	body      jsonPath // instead of value
@@ -77,7 +78,7 @@ func parseTemplate(env *Env, field, text string, bodies bool) *template {
 			env.Problem(field, "known: "+known, "{%s}: %s", name, err)
 			return t
 		}
-		p.otherwise, p.has = otherwise, has
+		p.name, p.otherwise, p.has = name, otherwise, has
 		t.parts = append(t.parts, p)
 		rest = rest[i+end+1:]
 	}
@@ -281,30 +282,48 @@ func (t *template) text(from *templated) (s string, ok bool) {
 }
 
 // path fills a template for a path. A value stays within its segment, unless it is a part of the request's
-// own path. ok is false where a value is missing or would lead elsewhere.
-func (t *template) path(from *templated) (string, bool) {
+// own path. bad is the placeholder whose value is missing or would lead elsewhere.
+func (t *template) path(from *templated) (path string, bad *part) {
 	var b strings.Builder
 	for i := range t.parts {
 		p := &t.parts[i]
 		v, ok := p.fill(from)
 		switch {
 		case !ok:
-			return "", false
+			return "", p
 		case p.value == nil && !p.isBody:
 		case p.raw:
 			if w, found := p.value(from); found { // escaped as it was
 				v = w
 			}
+			bad = p
 		default:
 			v = url.PathEscape(v)
+			bad = p
 		}
 		b.WriteString(v)
 	}
-	path := b.String()
-	if slices.ContainsFunc(strings.Split(path, "/"), leadsElsewhere) {
-		return "", false
+	path = b.String()
+	if bad != nil && slices.ContainsFunc(strings.Split(path, "/"), leadsElsewhere) {
+		return "", bad
 	}
-	return wire.SafePath(path), true
+	return wire.SafePath(path), nil
+}
+
+// says names what a placeholder stands for.
+func (p *part) says() string {
+	family, name, _ := strings.Cut(p.name, ".")
+	switch family {
+	case "query":
+		return "the query parameter " + name
+	case "header":
+		return "the header " + name
+	case "claim":
+		return "the claim " + name
+	case "path":
+		return "the part " + name + " of the path"
+	}
+	return "the " + p.name + " of the caller"
 }
 
 // leadsElsewhere holds for the segments . and .., however they are escaped and whatever parameters

@@ -118,14 +118,14 @@ var (
 	transformPath = reason.New(reason.Reason{
 		Code: "transform.path", Status: 400,
 		Title:  "The call holds no usable value for the path",
-		Says:   "the upstream is asked for {wanted}, and the call has no usable value for that",
-		Wanted: "values for {wanted}",
-		Seen:   "one that is missing, or that leads out of its place in the path",
+		Says:   "the path that the upstream is asked for needs {wanted}, and {seen}",
+		Wanted: "{wanted}",
+		Seen:   "{seen}",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "send all values that {wanted} needs; none may be . or .."},
-			{By: reason.Owner, Text: "ask {owner|the owner of this API} to give the placeholder a value for calls without one, behind a |"},
+			{By: reason.Caller, Text: "send {wanted}"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to give the placeholder a value for calls without one"},
 		},
-		Hint: "policy transform, request.path",
+		Hint: "policy transform, field request.path: [{template}, ]where a | gives a value for calls without one",
 	})
 )
 
@@ -265,8 +265,12 @@ func (t *transformCheck) Check(x *Exchange) reason.Verdict {
 		return reason.Verdict{}
 	}
 	if t.path != nil {
-		if _, ok := t.path.path(&templated{x: x}); !ok {
-			return transformPath.Refuse(reason.Rule("wanted", t.pathText).At(t.at), x.OwnerFact())
+		if _, bad := t.path.path(&templated{x: x}); bad != nil {
+			wanted, seen := bad.says()+" with a value", "there is none"
+			if _, ok := bad.fill(&templated{x: x}); ok {
+				wanted, seen = bad.says()+" that stays in its place in the path", "it leads elsewhere"
+			}
+			return transformPath.Refuse(reason.Public("wanted", wanted), reason.Public("seen", seen), reason.Rule("template", reason.Readable(t.pathText)).At(t.at), x.OwnerFact())
 		}
 	}
 	if t.body == nil {
@@ -373,7 +377,7 @@ func (t *transform) EditRequest(x *Exchange, o *wire.Outgoing) {
 		}
 	}
 	if t.path != nil {
-		if path, ok := t.path.path(from); ok {
+		if path, bad := t.path.path(from); bad == nil {
 			o.Path = path
 		}
 	}
