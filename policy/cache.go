@@ -83,14 +83,11 @@ func (p *Cache) Compile(env *Env) any {
 	if p.MaxAnswer > p.Size {
 		env.Problem("maxAnswer", "a part of size", "an answer of %s does not fit into a cache of %s", reason.Bytes(p.MaxAnswer), reason.Bytes(p.Size))
 	}
-	if c.wait > maxCacheWait || c.wait < 0 {
+	if c.wait > maxCacheWait {
 		env.Problem("wait", "at most "+resource.Duration(maxCacheWait).String(), "calls cannot wait %s for another one", p.Wait)
 	}
 	if c.ttl > 0 && env.Identifies(false) {
 		env.Lint("cache.credentials", "ttl", "have the upstream answer with Cache-Control: public, or s-maxage, where all callers get the same", "ttl does not hold here: callers identify themselves on this route, and an answer may be for one of them alone")
-	}
-	if c.ttl < 0 {
-		env.Problem("ttl", "a time, such as 1h", "answers cannot be kept for ever")
 	}
 	for i, s := range p.Statuses {
 		if s == 204 || s == 206 || s == 304 {
@@ -518,7 +515,7 @@ func (f *filling) NotModified(x *Exchange, h *wire.Head) *Answer {
 		}
 	}
 	fields := slices.DeleteFunc(slices.Clone(old.fields), func(o wire.Field) bool {
-		return slices.ContainsFunc(fresh, func(n wire.Field) bool { return wire.EqualFold(n.Name, o.Name) })
+		return o.ID == wire.Date || slices.ContainsFunc(fresh, func(n wire.Field) bool { return wire.EqualFold(n.Name, o.Name) })
 	})
 	head := wire.Head{Status: old.status, Fields: append(fields, fresh...), Length: int64(len(old.body))}
 	status := "fwd=stale; fwd-status=304"

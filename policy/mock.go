@@ -87,7 +87,7 @@ type mockCheck struct {
 // Compile reads the files.
 func (p *Mock) Compile(env *Env) any {
 	c := &mockCheck{prefer: p.Prefer, at: env.Source("answers")}
-	if d := time.Duration(p.Delay); d > maxMockDelay || d < 0 {
+	if d := time.Duration(p.Delay); d > maxMockDelay {
 		env.Problem("delay", "at most "+resource.Duration(maxMockDelay).String(), "a delay of %s keeps the call and its client for too long", p.Delay)
 	}
 	for i := range p.Answers {
