@@ -205,3 +205,16 @@ func TestEnforceForSome(t *testing.T) {
 		}
 	})
 }
+
+// Routes that inherit a transform have parameters of their own.
+func TestTransformInherited(t *testing.T) {
+	t.Parallel()
+	up := whytest.Script(t, always(ok))
+	docs := whytest.API(up.URL(), "/", "  - transform: {request: {headers: {set: {X-Id: \"{path.id}\"}}}}") + "  stages: [{name: dev}]\n  routes: [{path: \"/a/{id}\"}, {path: \"/b/c/{id}\"}]\n"
+	n := whytest.Start(t, "wire", docs)
+	for _, path := range []string{"/dev/a/7", "/dev/b/c/7"} {
+		if a := n.Call("GET", path, ""); a.StatusCode != 200 || up.Last(t).Get("X-Id") != "7" {
+			t.Errorf("%s: %d, %q", path, a.StatusCode, up.Last(t).Get("X-Id"))
+		}
+	}
+}

@@ -277,7 +277,7 @@ func (c *cacheCheck) Check(x *Exchange) reason.Verdict {
 			c.follow(x, &filling{c: c, key: key, status: "fwd=method", drop: true})
 		}
 		if x.Explaining {
-			return reason.Pass(reason.Public("cache", "not asked: "+x.Method).At(c.at))
+			return reason.Pass(reason.Public("answer", "not asked: "+x.Method).At(c.at))
 		}
 		return reason.Verdict{}
 	}
@@ -287,7 +287,7 @@ func (c *cacheCheck) Check(x *Exchange) reason.Verdict {
 	}
 	if why := bypass(x, &want); why != "" {
 		if x.Explaining {
-			return reason.Pass(reason.Public("cache", "not asked: "+why).At(c.at))
+			return reason.Pass(reason.Public("answer", "not asked: "+why).At(c.at))
 		}
 		if want.onlyIfCached {
 			return cacheOnly.Refuse(reason.Public("why", "it cannot be answered from there: "+why))
@@ -314,7 +314,7 @@ func (c *cacheCheck) Check(x *Exchange) reason.Verdict {
 			return c.hit(x, k, f.status, waited)
 		}
 		if x.Explaining {
-			return reason.Pass(reason.Public("cache", missText[miss]).At(c.at))
+			return reason.Pass(reason.Public("answer", missText[miss]).At(c.at))
 		}
 		if want.onlyIfCached {
 			return cacheOnly.Refuse(reason.Public("why", missText[miss]))
@@ -420,7 +420,7 @@ func (f *filling) release(*hold) {
 func (c *cacheCheck) hit(x *Exchange, k *kept, before string, waited bool) reason.Verdict {
 	age, left := k.age(x.Now), k.lifetime-k.age(x.Now)
 	if x.Explaining {
-		return reason.Pass(reason.Public("cache", "hit, "+reason.Span(age.Round(time.Second))+" old").At(c.at))
+		return reason.Pass(reason.Public("answer", "hit, "+reason.Span(age.Round(time.Second))+" old").At(c.at))
 	}
 	status := "hit; ttl=" + strconv.FormatInt(int64(left/time.Second), 10)
 	if waited { // RFC 9211 §2.2

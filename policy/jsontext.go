@@ -269,7 +269,7 @@ func appendQuoted(b []byte, s string) []byte {
 			b = append(b, `\r`...)
 		case c == '\t':
 			b = append(b, `\t`...)
-		case c < ' ' || c == 0x7f:
+		case c < ' ' || c == 0x7f || c == '<' || c == '>' || c == '&': // the last three for pages that JSON is put into
 			b = append(b, `\u00`...)
 			b = append(b, "0123456789abcdef"[c>>4], "0123456789abcdef"[c&15])
 		default:

@@ -87,7 +87,7 @@ func TestMaskJSON(t *testing.T) {
 		{`{patterns: [email, card]}`, `{"ann@shop.test": "mail a\u0040b.test \"now\"", "n": 4111111111111111, "m": 41111}`, `{"***": "mail *** \"now\"", "n": "***", "m": 41111}`},
 		{`{patterns: [card], with: last4}`, `["4111 1111 1111 1111", "4111-1111-1111-1111"]`, `["***1111", "***1111"]`},
 		{`{fields: [a], with: last4}`, `{"a": "1234567", "a": "12345678", "a": {"b": 123456789}}`, `{"a": "***", "a": "***5678", "a": "***"}`},
-		{`{fields: [a], replacement: "<\"hidden\">"}`, `{"a": 1}`, `{"a": "<\"hidden\">"}`},
+		{`{fields: [a], replacement: "<\"hidden\">"}`, `{"a": 1}`, `{"a": "\u003c\"hidden\"\u003e"}`},
 		{`{fields: [a]}`, " \n", " \n"},
 		{`{fields: [a]}`, `"just a text"`, `"just a text"`},
 		{`{patterns: [email]}`, `"just a@b.test"`, `"just ***"`},

@@ -224,7 +224,7 @@ func (c *mockCheck) Check(x *Exchange) reason.Verdict {
 		}
 	}
 	if x.Explaining {
-		return reason.Pass(reason.Public("answers", "instead of the upstream with "+strconv.Itoa(a.Status)).At(c.at))
+		return reason.Pass(reason.Public("answer", strconv.Itoa(a.Status)+" instead of the upstream").At(c.at))
 	}
 	x.Answer = &a.Answer
 	return reason.Verdict{}

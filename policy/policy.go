@@ -65,6 +65,10 @@ type Policy interface {
 	Compile(env *Env) any
 }
 
+// PerRoute is a Policy that depends on the path of its route: it is compiled for each one, also where
+// several routes inherit it.
+type PerRoute interface{ PerRoute() bool }
+
 // Check decides about a call. Check runs on every call: it neither blocks nor allocates
 // when the call passes.
 type Check interface {

@@ -171,6 +171,9 @@ type transformCheck struct {
 	body *bodyTransform
 }
 
+// PerRoute says that placeholders name parameters of the route's path.
+func (p *TransformPolicy) PerRoute() bool { return true }
+
 // Compile reads the templates and paths.
 func (p *TransformPolicy) Compile(env *Env) any {
 	t := &transform{query: p.Request.Query, max: int64(p.MaxBody), status: map[int]int{}, at: env.Source("")}

@@ -146,8 +146,8 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	}
 	// What a policy may depend on besides its configuration.
 	key := where + "\x00" + route.API + "\x00" + route.Version + "\x00" + route.Stage + "\x00" + strings.Join(route.Methods, ",") + "\x00" + fmt.Sprint(sortedKeys(kinds))
-	if p, ok := config.(interface{ PerRoute() bool }); ok && p.PerRoute() {
-		key += "\x00" + route.Template
+	if p, ok := config.(policy.PerRoute); ok && p.PerRoute() {
+		key += "\x00" + route.Mount + "\x00" + route.Template
 	}
 	made, ok := c.compiled[key]
 	if !ok {
