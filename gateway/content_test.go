@@ -218,3 +218,67 @@ func TestTransformInherited(t *testing.T) {
 		}
 	}
 }
+
+// Nobody waits for the end of an answer that is not kept.
+func TestCacheWaitsForHeadsOnly(t *testing.T) {
+	t.Parallel()
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		var calls atomic.Int64
+		head, end := make(chan bool), make(chan bool)
+		up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
+			if calls.Add(1) == 1 {
+				<-head
+				w.Header().Set("Content-Type", "text/event-stream")
+				w.WriteHeader(200)
+				w.(http.Flusher).Flush()
+				<-end
+			}
+			io.WriteString(w, "end")
+		})
+		n := whytest.Start(t, engine, whytest.API(up.URL, "/", "  - cache: {ttl: 1h, wait: 30s}"))
+		done := make(chan string, 2)
+		get := func() { done <- n.Call("GET", "/x", "").Body }
+		stats := n.Snapshot().Routes[0].Stats
+		go get()
+		whytest.Eventually(t, "the first call is at the upstream", func() bool { return calls.Load() == 1 })
+		go get()
+		whytest.Eventually(t, "the second call is here", func() bool { return stats.Read().InFlight == 2 })
+		close(head)
+		if got := <-done; got != "end" || calls.Load() != 2 { // the second: the first has not ended
+			t.Errorf("%q after %d calls", got, calls.Load())
+		}
+		close(end)
+		<-done
+	})
+}
+
+// A client that leaves while its call waits for another one is not waited for.
+func TestClientLeavesCacheWait(t *testing.T) {
+	t.Parallel()
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		var calls atomic.Int64
+		release := make(chan bool)
+		up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			<-release
+			w.Header().Set("Cache-Control", "max-age=60")
+		})
+		n := whytest.Start(t, engine, whytest.API(up.URL, "/", "  - cache: {wait: 30s}"))
+		done := make(chan bool)
+		go func() { n.Call("GET", "/x", ""); close(done) }()
+		whytest.Eventually(t, "the first call is at the upstream", func() bool { return calls.Load() == 1 })
+		nc, err := net.Dial("tcp", n.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(nc, "GET /x HTTP/1.1\r\nHost: "+n.Addr()+"\r\nUser-Agent: leaves\r\n\r\n")
+		stats := n.Snapshot().Routes[0].Stats
+		whytest.Eventually(t, "the second call is here", func() bool { return stats.Read().InFlight == 2 })
+		nc.Close()
+		if rec := n.Last(func(r *calllog.Record) bool { return r.UserAgent == "leaves" }); rec.Status != 499 {
+			t.Errorf("record %d %q", rec.Status, rec.Reason)
+		}
+		close(release)
+		<-done
+	})
+}

@@ -19,7 +19,7 @@ import (
 // It decides last: every call is checked by all other policies, also one that is answered from the
 // cache. What may be kept and how long is said by the upstream in Cache-Control and Expires; TTL is for
 // answers that say nothing. Never kept are answers that are private, set cookies, are partial, vary
-// by everything or by credentials, or are larger than MaxAnswer. A call with credentials (an
+// by everything or by credentials, are streams of events, or are larger than MaxAnswer. A call with credentials (an
 // identified application or subject, Authorization, a cookie) is answered from the cache only with
 // what the upstream declared for everybody: public, s-maxage or must-revalidate (§3.5).
 //
@@ -102,6 +102,9 @@ func (p *Cache) Compile(env *Env) any {
 	}
 	r := env.Route
 	c.prefix = strings.Join([]string{r.API, r.Version, r.Stage}, "\x00") + "\x00"
+	if env.Shadow {
+		c.wait = 0 // it only watches
+	}
 	name := fmt.Sprintf("cache %s %d %d", env.LimitName, p.Size, p.MaxAnswer)
 	c.answers = env.Keep(name, func() Kept { return newAnswers(int64(p.Size), c.maxAnswer) }).(*answers)
 	return c
@@ -129,7 +132,12 @@ func (c *cacheCheck) key(x *Exchange) string {
 	return x.Text(c.prefix, x.Scheme, "\x00", x.Host, ":", x.Port, "\x00", x.Path, mark, query)
 }
 
+// ignores says that a parameter makes no difference. Some servers end parameters at a semicolon too: one
+// that might hide another is not ignored.
 func (c *cacheCheck) ignores(part string) bool {
+	if strings.IndexByte(part, ';') >= 0 {
+		return false
+	}
 	name, _, _ := strings.Cut(part, "=")
 	for _, n := range c.ignore {
 		if before, ok := strings.CutSuffix(n, "*"); ok && strings.HasPrefix(name, before) || n == name {
@@ -267,7 +275,7 @@ type filling struct {
 // Check answers from the cache, or has the upstream's answer kept. It waits where another call is
 // fetching the same: at most Wait, and as long as the client does.
 func (c *cacheCheck) Check(x *Exchange) reason.Verdict {
-	if x.Preflight || x.Upgrade != "" {
+	if x.Preflight || x.Upgrade != "" || strings.HasPrefix(x.Fields.Get(wire.ContentType), "application/grpc") {
 		return reason.Verdict{}
 	}
 	key := c.key(x)
@@ -410,8 +418,13 @@ func (f *filling) release(*hold) {
 		f.room = 0
 	}
 	f.next = nil
+	f.land()
+}
+
+// land lets those go on that wait for the answer.
+func (f *filling) land() {
 	if f.flight != nil {
-		f.c.answers.land(strings.Clone(f.key), f.flight, f.stored)
+		f.c.answers.land(f.key, f.flight, f.stored)
 		f.flight = nil
 	}
 }
@@ -579,6 +592,7 @@ func (f *filling) Head(x *Exchange, h *wire.Head) {
 		if next == nil {
 			status += `; detail="` + why + `"`
 			x.Note("cache.miss", why)
+			f.land()
 			if f.stale != nil && h.Status < 500 { // it was replaced by something else
 				f.c.answers.forget(f.key)
 			}
@@ -607,6 +621,8 @@ func (f *filling) assess(x *Exchange, h *wire.Head, ageField string) (*kept, str
 			vary += n.Value + ","
 		case n.ID == wire.Date:
 			date = n.Value
+		case n.ID == wire.ContentType && len(n.Value) >= 17 && wire.EqualFold(n.Value[:17], "text/event-stream"):
+			return nil, "a stream of events"
 		case n.ID != wire.OtherField:
 		case wire.EqualFold(n.Name, "Expires"):
 			expires, hasExpires = n.Value, true
@@ -702,6 +718,7 @@ func (f *filling) Piece(piece []byte, last bool) {
 	n := int64(len(piece))
 	if int64(len(k.body))+n > f.c.maxAnswer || !f.c.answers.reserve(n) {
 		f.next = nil
+		f.land()
 		f.x.Note("cache.not-stored", "the answer is larger than "+reason.Bytes(f.c.maxAnswer).String()+", or the cache has no room for it now")
 		return
 	}

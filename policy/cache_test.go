@@ -98,6 +98,7 @@ func TestCacheFreshness(t *testing.T) {
 		{`{}`, nil, "", 0, "fwd=uri-miss"},
 		{`{ttl: 1m}`, nil, "", 59 * time.Second, "hit; ttl=1"},
 		{`{ttl: 1m}`, []string{"Cache-Control: no-store"}, "", 0, "fwd=uri-miss"},
+		{`{ttl: 1m}`, []string{"Content-Type: text/event-stream; charset=utf-8"}, "", 0, "fwd=uri-miss"},
 		{`{ttl: 1m}`, []string{"Cache-Control: max-age=1"}, "", 2 * time.Second, "fwd=stale"},
 		{`{}`, []string{"Cache-Control: max-age=60"}, "Cache-Control: max-age=10", 20 * time.Second, "fwd=request"},
 		{`{}`, []string{"Cache-Control: max-age=60"}, "Cache-Control: min-fresh=50", 20 * time.Second, "fwd=request"},
@@ -163,6 +164,7 @@ func TestCacheKeys(t *testing.T) {
 	b.ask(0, nil, []string{"GET /a?x=1&y=2&x=0"}, 200, keep...)
 	for request, hit := range map[string]bool{
 		"GET /a?x=1&x=0&y=2": true, "GET /a?y=2&utm_source=z&x=1&x=0&session=9": true, "GET /a?x=0&x=1&y=2": false, "GET /a": false, "GET /a?x=1&y=3&x=0": false, "HEAD /a?x=1&y=2&x=0": true, "GET /A?x=1&y=2&x=0": false,
+		"GET /a?x=1&y=2&x=0&utm_x=1;y=9": false, "GET /a?x=1&y=2&x=0&utm": false, "GET /a?x=1&y=2&x=0&utm_=%26": true,
 	} {
 		if got, _ := b.ask(0, nil, []string{request, "Cache-Control: only-if-cached"}, 500); strings.HasPrefix(got, "hit") != hit {
 			t.Errorf("%s: %s", request, got)

@@ -304,25 +304,27 @@ func (t *masking) whole(last bool) error {
 
 // lines masks whole lines, and the last one without an end.
 func (t *masking) lines(last bool) error {
+	rest := t.held
+	defer func() { t.held = t.held[:copy(t.held, rest)] }()
 	for {
-		n := bytes.IndexByte(t.held, '\n')
+		n := bytes.IndexByte(rest, '\n')
 		switch {
-		case n < 0 && len(t.held) > t.max:
+		case n < 0 && len(rest) > t.max:
 			return t.tooLarge()
 		case n < 0 && !last:
 			return nil
 		case n < 0:
-			n = len(t.held)
+			n = len(rest)
 		default:
 			n++
 		}
 		if n == 0 {
 			return nil
 		}
-		if err := t.line(t.held[:n]); err != nil {
+		if err := t.line(rest[:n]); err != nil {
 			return err
 		}
-		t.held = t.held[:copy(t.held, t.held[n:])]
+		rest = rest[n:]
 	}
 }
 

@@ -283,7 +283,7 @@ func (t *transformCheck) Check(x *Exchange) reason.Verdict {
 		return reason.Verdict{}
 	}
 	b, v := x.Body(t.max)
-	if v.Refused() || len(b) == 0 && t.body.template == nil {
+	if v.Refused() || len(b) == 0 && (t.body.template == nil || x.Method != "POST" && x.Method != "PUT" && x.Method != "PATCH") {
 		return v
 	}
 	if len(b) > 0 {
