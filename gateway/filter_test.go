@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,9 @@ import (
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"google.golang.org/grpc"
+	pb "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/whygate/whygate/calllog"
 	"github.com/whygate/whygate/gateway"
@@ -757,4 +761,99 @@ func TestCacheKeepsWholeAnswersOnly(t *testing.T) {
 			t.Errorf("%d calls of the upstream", calls.Load())
 		}
 	})
+}
+
+// Routes that inherit a transform have parameters of their own.
+func TestTransformInherited(t *testing.T) {
+	t.Parallel()
+	up := whytest.Script(t, always(ok))
+	docs := whytest.API(up.URL(), "/", "  - transform: {request: {headers: {set: {X-Id: \"{path.id}\"}}}}") + "  stages: [{name: dev}]\n  routes: [{path: \"/a/{id}\"}, {path: \"/b/c/{id}\"}]\n"
+	n := whytest.Start(t, "wire", docs)
+	for _, path := range []string{"/dev/a/7", "/dev/b/c/7"} {
+		if a := n.Call("GET", path, ""); a.StatusCode != 200 || up.Last(t).Get("X-Id") != "7" {
+			t.Errorf("%s: %d, %q", path, a.StatusCode, up.Last(t).Get("X-Id"))
+		}
+	}
+}
+
+// Nobody waits for the end of an answer that is not kept.
+func TestCacheWaitsForHeadsOnly(t *testing.T) {
+	t.Parallel()
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		var calls atomic.Int64
+		head, end := make(chan bool), make(chan bool)
+		up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
+			if calls.Add(1) == 1 {
+				<-head
+				w.Header().Set("Content-Type", "text/event-stream")
+				w.WriteHeader(200)
+				w.(http.Flusher).Flush()
+				<-end
+			}
+			io.WriteString(w, "end")
+		})
+		n := whytest.Start(t, engine, whytest.API(up.URL, "/", "  - cache: {ttl: 1h, wait: 30s}"))
+		done := make(chan string, 2)
+		get := func() { done <- n.Call("GET", "/x", "").Body }
+		stats := n.Snapshot().Routes[0].Stats
+		go get()
+		whytest.Eventually(t, "the first call is at the upstream", func() bool { return calls.Load() == 1 })
+		go get()
+		whytest.Eventually(t, "the second call is here", func() bool { return stats.Read().InFlight == 2 })
+		close(head)
+		if got := <-done; got != "end" || calls.Load() != 2 { // the second: the first has not ended
+			t.Errorf("%q after %d calls", got, calls.Load())
+		}
+		close(end)
+		<-done
+	})
+}
+
+// A client that leaves while its call waits for another one is not waited for.
+func TestClientLeavesCacheWait(t *testing.T) {
+	t.Parallel()
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		var calls atomic.Int64
+		release := make(chan bool)
+		up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			<-release
+			w.Header().Set("Cache-Control", "max-age=60")
+		})
+		n := whytest.Start(t, engine, whytest.API(up.URL, "/", "  - cache: {wait: 30s}"))
+		done := make(chan bool)
+		go func() { n.Call("GET", "/x", ""); close(done) }()
+		whytest.Eventually(t, "the first call is at the upstream", func() bool { return calls.Load() == 1 })
+		nc, err := net.Dial("tcp", n.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(nc, "GET /x HTTP/1.1\r\nHost: "+n.Addr()+"\r\nUser-Agent: leaves\r\n\r\n")
+		stats := n.Snapshot().Routes[0].Stats
+		whytest.Eventually(t, "the second call is here", func() bool { return stats.Read().InFlight == 2 })
+		nc.Close()
+		if rec := n.Last(func(r *calllog.Record) bool { return r.UserAgent == "leaves" }); rec.Status != 499 {
+			t.Errorf("record %d %q", rec.Status, rec.Reason)
+		}
+		close(release)
+		<-done
+	})
+}
+
+// What gRPC sends passes every filter as it is, trailers included.
+func TestGRPCUntouched(t *testing.T) {
+	t.Parallel()
+	_, _, url := startGRPC(t)
+	policies := "  - cache: {ttl: 1m}\n  - transform: {response: {body: {remove: [a]}}}\n  - mask: {patterns: [card], fields: [a]}\n  - compress: {minSize: 1B, types: [application/grpc, text/*]}"
+	n := whytest.Start(t, "wire", upstreamSpec(whytest.API(url, "/", policies), "protocol: h2"))
+	client := dialGRPC(t, n.Addresses()[0], nil)
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "x-ask", "me", "accept-encoding", "gzip"), 4*patience)
+	defer cancel()
+	for range 2 {
+		var header, trailer metadata.MD
+		res, err := client.UnaryCall(ctx, &pb.SimpleRequest{ResponseSize: 4111, Payload: &pb.Payload{Body: []byte("4111111111111111")}}, grpc.Header(&header), grpc.Trailer(&trailer))
+		if err != nil || len(res.Payload.Body) != 4111 || trailer["x-trailer"] == nil || header["content-encoding"] != nil || header["cache-status"] != nil {
+			t.Errorf("%v, header %v, trailer %v", err, header, trailer)
+		}
+	}
 }
