@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
@@ -21,7 +22,10 @@ import (
 
 	"github.com/whygate/whygate/calllog"
 	"github.com/whygate/whygate/gateway"
+	"github.com/whygate/whygate/policy"
+	"github.com/whygate/whygate/snapshot"
 	"github.com/whygate/whygate/whytest"
+	"github.com/whygate/whygate/wire"
 )
 
 // asking makes one call of a client.
@@ -857,3 +861,65 @@ func TestGRPCUntouched(t *testing.T) {
 		}
 	}
 }
+
+// An answer that cannot be passed on, to a call whose body is still on its way.
+func TestFilterRefusesDuringUpload(t *testing.T) {
+	t.Parallel()
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		addr := whytest.RawUpstream(t, func(nc net.Conn, r *bufio.Reader) {
+			for { // the head alone
+				if line, err := r.ReadString('\n'); err != nil || line == "\r\n" {
+					break
+				}
+			}
+			io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n{")
+			io.Copy(io.Discard, r)
+		})
+		n := whytest.Start(t, engine, whytest.API("http://"+addr, "/", "  - mask: {fields: [a]}"))
+		nc, err := net.Dial("tcp", n.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(patience))
+		io.WriteString(nc, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nthe beginning")
+		res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		if err != nil || res.StatusCode != 502 || res.Header.Get("Whygate-Reason") != "answer.not-transformed" || !res.Close {
+			t.Errorf("%d %v %s %v, close %v", res.StatusCode, res.Header, b, err, res.Close)
+		}
+	})
+}
+
+// A policy that panics on an answer takes neither the node nor the connection of the upstream with it.
+func TestFilterPanics(t *testing.T) {
+	t.Parallel()
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		up := whytest.Script(t, always(ok))
+		n := whytest.Start(t, engine, "")
+		n.Edit = func(s *snapshot.Snapshot) {
+			for _, r := range s.Routes {
+				r.Filters = append(r.Filters, panicFilter{})
+			}
+		}
+		if ps := n.Apply(whytest.API(up.URL(), "/", "")); ps.HasErrors() {
+			t.Fatal(ps)
+		}
+		for range 3 {
+			if a := n.Call("GET", "/", ""); a.StatusCode != 500 || a.Header.Get("Whygate-Reason") != "gateway.panic" || a.ContentLength != int64(len(a.Body)) {
+				t.Errorf("%d %v %s", a.StatusCode, a.Header, a.Body)
+			}
+		}
+	})
+}
+
+type panicFilter struct{}
+
+func (panicFilter) Filter(*policy.Exchange, *wire.Head) (policy.Transform, error) {
+	return panicFilter{}, nil
+}
+
+func (panicFilter) Write([]byte, bool) ([]byte, error) { panic("in a filter") }

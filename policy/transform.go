@@ -91,7 +91,7 @@ type TransformBody struct {
 	// Set puts values in, and the objects on the way there.
 	Set map[string]any `json:"set" example:"{source: \"{application}\"}"`
 	// Template is the whole body anew. A text that is one placeholder becomes what that holds, objects too.
-	Template any `json:"template" example:"{items: \"{body.data}\", page: \"{query.page|1}\"}"`
+	Template any `json:"template" example:"{items: \"{body.data}\", page: \"{query.page}\"}"`
 }
 
 var (
