@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -111,9 +112,10 @@ func (p *Cache) Compile(env *Env) any {
 }
 
 // key is what an answer is kept under: which API, scheme, host, path and query.
-func (c *cacheCheck) key(x *Exchange) string {
-	query := x.Query
-	if x.HasQuery && (c.sortQuery && strings.IndexByte(query, '&') >= 0 || len(c.ignore) > 0) {
+func (c *cacheCheck) key(x *Exchange) string { return c.keyOf(x, x.Path, x.Query) }
+
+func (c *cacheCheck) keyOf(x *Exchange, path, query string) string {
+	if query != "" && (c.sortQuery && strings.IndexByte(query, '&') >= 0 || len(c.ignore) > 0) {
 		parts := strings.Split(query, "&")
 		parts = slices.DeleteFunc(parts, c.ignores)
 		if c.sortQuery {
@@ -129,7 +131,7 @@ func (c *cacheCheck) key(x *Exchange) string {
 	if query != "" {
 		mark = "\x00?"
 	}
-	return x.Text(c.prefix, x.Scheme, "\x00", x.Host, ":", x.Port, "\x00", x.Path, mark, query)
+	return x.Text(c.prefix, x.Scheme, "\x00", x.Host, ":", x.Port, "\x00", path, mark, query)
 }
 
 // ignores says that a parameter makes no difference. Some servers end parameters at a semicolon too: one
@@ -149,9 +151,9 @@ func (c *cacheCheck) ignores(part string) bool {
 
 // directives are what Cache-Control says, as far as a shared cache has to know.
 type directives struct {
-	noStore, noCache, private, public, mustRevalidate, proxyRevalidate, onlyIfCached, maxStaleAny bool
-	maxAge, sMaxAge, minFresh, maxStale                                                           time.Duration // -1: not said
-	said                                                                                          bool
+	noStore, noCache, private, public, mustRevalidate, mustUnderstand, proxyRevalidate, onlyIfCached, maxStaleAny bool
+	maxAge, sMaxAge, minFresh, maxStale                                                                           time.Duration // -1: not said
+	said                                                                                                          bool
 }
 
 // maxFresh is what longer times are cut to (RFC 9111 §1.2.2).
@@ -188,6 +190,8 @@ func (d *directives) read(v string) {
 			d.public = true
 		case "must-revalidate":
 			d.mustRevalidate = true
+		case "must-understand":
+			d.mustUnderstand = true
 		case "proxy-revalidate":
 			d.proxyRevalidate = true
 		case "only-if-cached":
@@ -535,8 +539,7 @@ func (f *filling) NotModified(x *Exchange, h *wire.Head) *Answer {
 	if strings.HasPrefix(f.status, "fwd=request") {
 		status = "fwd=request; fwd-status=304"
 	}
-	age, _ := h.Fields.Lookup("Age")
-	next, why := f.assess(x, &head, age)
+	next, why := f.assess(x, &head, statedAge(h.Fields))
 	if next == nil { // no longer to be kept, but this call may have it
 		f.c.answers.forget(f.key)
 		x.Note("cache.not-stored", "no longer kept: "+why)
@@ -554,7 +557,7 @@ func (f *filling) NotModified(x *Exchange, h *wire.Head) *Answer {
 
 // describesKept are fields of a 304 that say nothing of the content that is kept (RFC 9111 §3.2).
 func describesKept(f wire.Field) bool {
-	for _, n := range [...]string{"Content-Encoding", "Content-Type", "Content-Range", "ETag"} {
+	for _, n := range [...]string{"Content-Encoding", "Content-Range", "Content-MD5", "Content-Digest", "ETag"} {
 		if wire.EqualFold(f.Name, n) {
 			return true
 		}
@@ -580,12 +583,11 @@ func (f *filling) Head(x *Exchange, h *wire.Head) {
 	}
 	switch {
 	case f.drop:
-		if h.Status < 400 && f.c.answers.forget(f.key) {
+		if h.Status < 400 && f.forget(x, h) {
 			x.Note("cache.invalidated", "what was kept for this URL has been removed, since this call may have changed it")
 		}
 	case f.wants:
-		age, _ := h.Fields.Lookup("Age")
-		next, why := f.assess(x, h, age)
+		next, why := f.assess(x, h, statedAge(h.Fields))
 		if next != nil && h.Length > f.c.maxAnswer {
 			next, why = nil, "larger than "+reason.Bytes(f.c.maxAnswer).String()
 		}
@@ -607,8 +609,43 @@ func (f *filling) Head(x *Exchange, h *wire.Head) {
 	h.Fields.Add("Cache-Status", "whygate; "+status)
 }
 
+// forget removes what is kept for the URL of a call that may have changed it, and for those of this host
+// that its answer names (RFC 9111 §4.4).
+func (f *filling) forget(x *Exchange, h *wire.Head) bool {
+	had := f.c.answers.forget(f.key)
+	for i := range h.Fields {
+		n := &h.Fields[i]
+		if n.ID != wire.Location && n.ID != wire.ContentLocation {
+			continue
+		}
+		u, err := url.Parse(n.Value)
+		if err != nil {
+			continue
+		}
+		u = (&url.URL{Scheme: x.Scheme, Host: x.Authority, Path: x.Path}).ResolveReference(u)
+		if wire.EqualFold(u.Host, x.Authority) && u.Scheme == x.Scheme {
+			had = f.c.answers.forget(f.c.keyOf(x, u.EscapedPath(), u.RawQuery)) || had
+		}
+	}
+	return had
+}
+
+// statedAge is what Age fields say: a single number of seconds, or as old as can be.
+func statedAge(fs wire.Fields) time.Duration {
+	said, n := time.Duration(0), 0
+	for i := range fs {
+		if f := &fs[i]; f.ID == wire.OtherField && wire.EqualFold(f.Name, "Age") {
+			if n++; n > 1 || f.Value == "" || strings.Trim(f.Value, "0123456789") != "" {
+				return maxFresh
+			}
+			said = deltaSeconds(f.Value)
+		}
+	}
+	return said
+}
+
 // assess makes of a head what would be kept, without content, or says why nothing is (RFC 9111 §3).
-func (f *filling) assess(x *Exchange, h *wire.Head, ageField string) (*kept, string) {
+func (f *filling) assess(x *Exchange, h *wire.Head, said time.Duration) (*kept, string) {
 	c := f.c
 	d := control(h.Fields)
 	var vary, expires, date, etag, modified string
@@ -645,6 +682,8 @@ func (f *filling) assess(x *Exchange, h *wire.Head, ageField string) (*kept, str
 		return nil, "status " + strconv.Itoa(h.Status)
 	case d.noStore:
 		return nil, "Cache-Control: no-store"
+	case d.mustUnderstand && http.StatusText(h.Status) == "":
+		return nil, "a status that only the upstream understands"
 	case d.private:
 		return nil, "Cache-Control: private"
 	case f.creds && !shared:
@@ -668,11 +707,6 @@ func (f *filling) assess(x *Exchange, h *wire.Head, ageField string) (*kept, str
 	k := &kept{key: strings.Clone(f.key), status: h.Status, lifetime: lifetime, at: x.Now, shared: shared, revalidate: d.noCache,
 		noStale: d.mustRevalidate || d.proxyRevalidate || d.sMaxAge >= 0, etag: strings.Clone(etag), modified: strings.Clone(modified)}
 	// RFC 9111 §4.2.3. The age counts from when the call began, so the way of the answer is in it.
-	said := time.Duration(0)
-	if ageField != "" {
-		first, _, _ := strings.Cut(ageField, ",")
-		said = deltaSeconds(strings.Trim(first, " \t"))
-	}
 	k.initial = max(x.Now.Sub(sent).Truncate(time.Second), said, 0)
 	if (k.revalidate || k.lifetime <= k.initial) && k.etag == "" && k.modified == "" {
 		return nil, "stale at once, and without ETag or Last-Modified"

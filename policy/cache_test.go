@@ -80,6 +80,9 @@ func TestCacheFreshness(t *testing.T) {
 		{`{}`, []string{"Cache-Control: max-age=60", "ETag: \"a\""}, "", 60 * time.Second, "fwd=stale"},
 		{`{}`, []string{"Cache-Control: max-age=60", "Age: 50"}, "", 9 * time.Second, "hit; ttl=1"},
 		{`{}`, []string{"Cache-Control: max-age=60", "Age: 50"}, "", 11 * time.Second, "fwd=stale"},
+		{`{}`, []string{"Cache-Control: max-age=60", "Age: 5, 5"}, "", 0, "fwd=uri-miss"},
+		{`{}`, []string{"Cache-Control: max-age=60", "Age: 5", "Age: 5"}, "", 0, "fwd=uri-miss"},
+		{`{}`, []string{"Cache-Control: max-age=60", "Age: -5"}, "", 0, "fwd=uri-miss"},
 		{`{}`, []string{"Cache-Control: max-age=60", "Date: " + httpTime(now.Add(-50*time.Second))}, "", 11 * time.Second, "fwd=stale"},
 		{`{}`, []string{"Cache-Control: max-age=1, s-maxage=60"}, "", 30 * time.Second, "hit; ttl=30"},
 		{`{}`, []string{"Cache-Control: max-age=60, s-maxage=1"}, "", 30 * time.Second, "fwd=stale"},
@@ -198,11 +201,11 @@ func TestCacheRevalidation(t *testing.T) {
 	x.Finish()
 
 	// 304: what is kept holds on, with what is new about it.
-	says, a := b.ask(20*time.Second, nil, []string{"GET /a"}, 304, "Cache-Control: max-age=100", "X-A: new", "Content-Type: x/y", "Set-Cookie2: x")
+	says, a := b.ask(20*time.Second, nil, []string{"GET /a"}, 304, "Cache-Control: max-age=100", "X-A: new", "Content-Encoding: x", "Set-Cookie2: x")
 	if says != "fwd=stale; fwd-status=304; stored" || a.Status != 200 || string(a.Body) != "body" {
 		t.Errorf("%s %+v", says, a)
 	}
-	if v, _ := a.Fields.Lookup("X-A"); v != "new" || a.Fields.Get(wire.ContentType) != "text/plain" || a.Fields.Count("ETag") != 1 {
+	if v, _ := a.Fields.Lookup("X-A"); v != "new" || a.Fields.Get(wire.ContentType) != "text/plain" || a.Fields.Count("ETag") != 1 || a.Fields.Count("Content-Encoding") != 0 {
 		t.Errorf("%v", a.Fields)
 	}
 	if says, a := b.ask(110*time.Second, nil, []string{"GET /a", "If-Modified-Since: Sun, 22 Nov 2026 10:00:00 GMT"}, 500); !strings.HasPrefix(says, "hit; ttl=10") || a.Status != 304 || a.Body != nil {
@@ -236,6 +239,18 @@ func TestCacheRevalidation(t *testing.T) {
 	if says, _ := b.ask(0, nil, []string{"GET /d"}, 500); !strings.HasPrefix(says, "hit") {
 		t.Errorf("%s", says)
 	}
+	b.ask(0, nil, []string{"POST /other"}, 201, "Location: https://evil.test/d", "Content-Location: http://shop.test/d", "Location: ://")
+	if says, _ := b.ask(0, nil, []string{"GET /d"}, 500); !strings.HasPrefix(says, "hit") {
+		t.Errorf("%s", says)
+	}
+	b.ask(0, nil, []string{"GET /sub/x?a=b"}, 200, first...)
+	b.ask(0, nil, []string{"POST /sub/y"}, 201, "Location: ../d", "Content-Location: https://shop.test/sub/x?a=b")
+	for _, path := range []string{"GET /d", "GET /sub/x?a=b"} {
+		if says, _ := b.ask(0, nil, []string{path}, 500); !strings.HasPrefix(says, "fwd=uri-miss") {
+			t.Errorf("%s: %s", path, says)
+		}
+	}
+	b.ask(0, nil, []string{"GET /d"}, 200, first...)
 	b.ask(0, nil, []string{"DELETE /d"}, 204)
 	if says, _ := b.ask(0, nil, []string{"GET /d"}, 500); !strings.HasPrefix(says, "fwd=uri-miss") {
 		t.Errorf("%s", says)
