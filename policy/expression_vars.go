@@ -225,8 +225,8 @@ func isJSON(contentType string) bool {
 	return t == "application/json" || t == "text/json" || strings.HasSuffix(t, "+json")
 }
 
-// maxJSONDepth bounds how deep arrays and objects may lie in each other.
-const maxJSONDepth = 64
+// maxValueDepth bounds how deep arrays and objects may lie in each other.
+const maxValueDepth = 64
 
 // readJSON reads one JSON value. Two members of one name are refused: the service behind might believe
 // the other one (RFC 8259 §4).
@@ -255,8 +255,8 @@ func readValue(d *json.Decoder, depth int) (any, error) {
 	case json.Number:
 		return number(t)
 	case json.Delim:
-		if depth == maxJSONDepth {
-			return nil, fmt.Errorf("it is deeper than %d levels", maxJSONDepth)
+		if depth == maxValueDepth {
+			return nil, fmt.Errorf("it is deeper than %d levels", maxValueDepth)
 		}
 		if t == '[' {
 			list := []any{}
