@@ -7,7 +7,9 @@ package consumer
 
 import (
 	"cmp"
+	"crypto"
 	"crypto/sha256"
+	"maps"
 	"slices"
 	"time"
 
@@ -36,6 +38,11 @@ type Credential struct {
 	// Secret of an HMAC credential, Hash of a password.
 	Secret []byte
 	Hash   string
+	// Password is Hash as it was read.
+	Password *Password
+	// Public is the key that signatures are verified with, where the credential has no secret but one half
+	// of a key pair: ed25519.PublicKey, *rsa.PublicKey or *ecdsa.PublicKey.
+	Public crypto.PublicKey
 	Source *reason.Source
 }
 
@@ -117,6 +124,13 @@ type Directory struct {
 	byPrefix     map[string][]*Credential
 	byName       map[named]*Credential
 	subscribed   map[subscribed][]*Subscription
+	passwords    map[string]samePasswords // by cost
+}
+
+// samePasswords are so many passwords that cost the same, and one of them.
+type samePasswords struct {
+	n   int
+	one *Password
 }
 
 // named is how a credential is called by those who use it: a user name, a key id, a client id.
@@ -136,6 +150,7 @@ func NewDirectory() *Directory {
 		byPrefix:     map[string][]*Credential{},
 		byName:       map[named]*Credential{},
 		subscribed:   map[subscribed][]*Subscription{},
+		passwords:    map[string]samePasswords{},
 	}
 }
 
@@ -164,7 +179,25 @@ func (d *Directory) AddNamed(kind, name string, c *Credential) bool {
 		return false
 	}
 	d.byName[k] = c
+	if p := c.Password; p != nil {
+		s := d.passwords[p.cost]
+		if s.n++; s.one == nil {
+			s.one = p
+		}
+		d.passwords[p.cost] = s
+	}
 	return true
+}
+
+// Passwords are one password of each cost, that of most credentials first.
+func (d *Directory) Passwords() []*Password {
+	costs := slices.Sorted(maps.Keys(d.passwords))
+	slices.SortStableFunc(costs, func(a, b string) int { return cmp.Compare(d.passwords[b].n, d.passwords[a].n) })
+	list := make([]*Password, len(costs))
+	for i, c := range costs {
+		list[i] = d.passwords[c].one
+	}
+	return list
 }
 
 // Named finds a credential of a kind by its name, or nil.

@@ -36,10 +36,11 @@ func (c *call) refuseAt(step int, v reason.Verdict) {
 
 // statusOf is the status of the answer: the reason's, or 403 where old clients expect that.
 func (c *call) statusOf(v reason.Verdict, step int) int {
-	if step >= 0 && c.route.Legacy && v.Reason.Status < 500 {
+	status := v.StatusCode()
+	if step >= 0 && c.route.Legacy && status >= 400 && status < 500 {
 		return 403
 	}
-	return v.Reason.Status
+	return status
 }
 
 // next asks the checks behind the one that refused what they would say, so that callers do not
@@ -50,9 +51,9 @@ func (c *call) next(step int) (trail reason.Trail) {
 		return nil
 	}
 	extra := slices.Clone(c.x.Extra) // explaining must not change the answer
-	c.x.Explaining = true
+	c.x.Explaining, c.x.Cheap = true, true
 	defer func() {
-		c.x.Explaining, c.x.Extra, c.x.Answer = false, extra, nil
+		c.x.Explaining, c.x.Cheap, c.x.Extra, c.x.Answer = false, false, extra, nil
 		if p := recover(); p != nil {
 			c.report(p)
 		}
@@ -81,11 +82,16 @@ func (a *asker) ask(s *policy.Step) reason.Entry {
 		return entryOf(s, reason.Unknown, reason.Verdict{})
 	}
 	if r, ok := s.Check.(policy.BodyReader); ok && r.ReadsBody() && a.x.Content != nil && !a.x.Content.Known() {
+		a.refused(s)
 		return entryOf(s, reason.Unknown, reason.Verdict{})
 	}
 	v := s.Check.Check(a.x)
-	a.x.Answer = nil
+	unknown := a.x.Unknown
+	a.x.Answer, a.x.Unknown = nil, false
 	switch {
+	case unknown && !v.Refused():
+		a.refused(s) // who calls is not known either
+		return entryOf(s, reason.Unknown, v)
 	case v.Refused() && s.Watches(a.x):
 		return entryOf(s, reason.Shadow, v)
 	case v.Refused():
@@ -154,7 +160,7 @@ func (c *call) write(v reason.Verdict, status int) {
 	switch {
 	case c.isGRPC():
 		h.Status = 200
-		c.grpcFields(h, v.Reason.Status, told)
+		c.grpcFields(h, max(v.StatusCode(), 400), told)
 	case c.wantsHTML():
 		h.Fields.Put(wire.ContentType, "text/html; charset=utf-8")
 		h.Fields.Add("Content-Security-Policy", pagePolicy)

@@ -173,8 +173,8 @@ func (e *Explanation) checks(x *policy.Exchange, r *snapshot.Route, pardoned []s
 			e.Trail = append(e.Trail, entryOf(s, reason.Skipped, reason.Verdict{}))
 			a.refused(s)
 		} else if entry := a.ask(s); entry.Outcome == reason.Denied {
-			status := entry.Reason.Status
-			if r.Legacy && status < 500 {
+			status := entry.StatusCode()
+			if r.Legacy && status >= 400 && status < 500 {
 				status = 403
 			}
 			e.refusedBy(entry, status)
@@ -403,7 +403,7 @@ func edits(e *Explanation, asked time.Time) []edit {
 			at := e.At.Add(d)
 			own("time", "wait "+reason.Span(at.Sub(asked)), func(q *Question) { q.At = at.Add(time.Second) })
 		}
-	case "key.not-yet-valid", "subscription.not-yet-valid":
+	case "key.not-yet-valid", "basic.not-yet-valid", "hmac.not-yet-valid", "mtls.not-yet-valid", "mtls.credential-not-yet-valid", "subscription.not-yet-valid":
 		if t, ok := value("from").(time.Time); ok {
 			own("time", "call after "+reason.Stamp(t), func(q *Question) { q.At = t.Add(time.Second) })
 		}

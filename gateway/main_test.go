@@ -16,5 +16,13 @@ func TestMain(m *testing.M) {
 			f.Value.Set("8") // they wait more than they compute
 		}
 	})
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(tests{m})
+}
+
+type tests struct{ m *testing.M }
+
+// Run ends what the tests share before anybody looks for goroutines.
+func (t tests) Run() int {
+	defer peers().close()
+	return t.m.Run()
 }

@@ -21,7 +21,7 @@ func (c *call) usable(r *snapshot.Route) bool { return Usable(&c.x, r) }
 
 // Usable judges a route for a call that was not matched to it. The call is not changed.
 func Usable(x *policy.Exchange, r *snapshot.Route) bool {
-	y := policy.Exchange{Request: x.Request, Now: x.Now, Scheme: x.Scheme, TLS: x.TLS, Client: x.Client, Route: &r.Route, Explaining: true, BodySize: x.BodySize}
+	y := policy.Exchange{Request: x.Request, Now: x.Now, Scheme: x.Scheme, TLS: x.TLS, Client: x.Client, Route: &r.Route, Explaining: true, Cheap: true, BodySize: x.BodySize}
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		if s.Phase > policy.Subscribed {
@@ -30,7 +30,7 @@ func Usable(x *policy.Exchange, r *snapshot.Route) bool {
 		if s.Phase == policy.Form {
 			continue
 		}
-		if !s.Watches(&y) && s.Check.Check(&y).Refused() {
+		if !s.Watches(&y) && (s.Check.Check(&y).Refused() || y.Unknown) {
 			return false
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/whygate/whygate/consumer"
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/wire"
 )
@@ -18,14 +19,21 @@ type Authenticator interface {
 	Wants() string
 }
 
+// challenger is an Authenticator that a WWW-Authenticate field can ask for.
+type challenger interface{ Challenge() string }
+
 // AnyOf is several methods on one route, one of which has to identify the caller.
-type AnyOf struct {
+type AnyOf struct{ group }
+
+// AllOf is several methods on one route, each of which has to accept the call.
+type AllOf struct{ group }
+
+// group is the checks of a route that find out who calls. Anonymous is the last of them: who comes
+// without anything is nobody in particular only if no other method was tried.
+type group struct {
 	Methods []Step
 	at      *reason.Source
 }
-
-// AllOf is several methods on one route, each of which has to accept the call.
-type AllOf struct{ Methods []Step }
 
 var nothingPresented = reason.New(reason.Reason{
 	Code: "authentication.missing", Status: 401,
@@ -40,16 +48,21 @@ var nothingPresented = reason.New(reason.Reason{
 	Hint: "the methods are the policies of the phase authentication on this route; a proxy in front may have taken a header away",
 })
 
+var applicationsDiffer = reason.New(reason.Reason{
+	Code: "authentication.conflict", Status: 401,
+	Title:  "The call carries the credentials of two applications",
+	Says:   "the credentials of this call belong to two applications[, \"{application}\" and \"{other}\"]",
+	Wanted: "credentials of one application",
+	Seen:   "{first} of application \"{application}\" and {second} of application \"{other}\"",
+	Fixes:  []reason.Fix{{By: reason.Caller, Text: "send credentials that belong to the same application"}},
+	Hint:   "authentication: all wants each method to accept the call, for one and the same application",
+})
+
 // NewMethods joins the methods of a route into one check; how is "any" or "all".
-func NewMethods(methods []Step, how string) Check {
-	if how == "all" {
-		return &AllOf{Methods: methods}
-	}
-	// Who comes without anything is nobody in particular only if no method was tried.
-	slices.SortStableFunc(methods, func(a, b Step) int {
-		_, last := a.Check.(*anonymousCheck)
-		_, first := b.Check.(*anonymousCheck)
-		switch {
+func NewMethods(list []Step, how string) Check {
+	g := group{Methods: list, at: list[0].Source}
+	slices.SortStableFunc(list, func(a, b Step) int {
+		switch last, first := isAnonymous(&a), isAnonymous(&b); {
 		case last && !first:
 			return 1
 		case first && !last:
@@ -57,75 +70,244 @@ func NewMethods(methods []Step, how string) Check {
 		}
 		return 0
 	})
-	return &AnyOf{Methods: methods, at: methods[0].Source}
+	if how == "all" {
+		return &AllOf{g}
+	}
+	return &AnyOf{g}
 }
+
+func isAnonymous(s *Step) bool { _, is := s.Check.(*anonymousCheck); return is }
+
+func (s *Step) presents(x *Exchange) bool { return s.Check.(Authenticator).Presents(x) }
 
 // Presents is whether the call carries something for one of the methods.
-func (c *AnyOf) Presents(x *Exchange) bool {
-	return slices.ContainsFunc(c.Methods, func(s Step) bool { return s.Check.(Authenticator).Presents(x) })
+func (g *group) Presents(x *Exchange) bool {
+	for i := range g.Methods {
+		if g.Methods[i].presents(x) {
+			return true
+		}
+	}
+	return false
 }
 
-// Wants lists what the methods want.
-func (c *AnyOf) Wants() string {
-	var all []string
-	for _, s := range c.Methods {
+// ReadsBody is whether one of the methods may read the request's content.
+func (g *group) ReadsBody() bool {
+	return slices.ContainsFunc(g.Methods, func(s Step) bool { return readsBody(&s) })
+}
+
+func readsBody(s *Step) bool {
+	r, ok := s.Check.(BodyReader)
+	return ok && r.ReadsBody()
+}
+
+// wants are the sentences of all methods that want something.
+func (g *group) wants() (all []string) {
+	for _, s := range g.Methods {
 		if w := s.Check.(Authenticator).Wants(); w != "" {
 			all = append(all, w)
 		}
 	}
-	return reason.List(all)
+	return all
+}
+
+// Wants lists what the methods want.
+func (c *AnyOf) Wants() string { return reason.List(c.wants()) }
+
+// Wants lists what the methods want.
+func (c *AllOf) Wants() string { return strings.Join(c.wants(), " and ") }
+
+// caller is what methods find out.
+type caller struct {
+	identity    *consumer.Identity
+	application *consumer.Application
+	credential  *consumer.Credential
+}
+
+func (x *Exchange) caller() caller { return caller{x.Identity, x.Application, x.Credential} }
+
+func (x *Exchange) setCaller(c caller) {
+	x.Identity, x.Application, x.Credential = c.identity, c.application, c.credential
+}
+
+// attempt is what a method said of a call that it did not accept.
+type attempt struct {
+	step    *Step
+	verdict reason.Verdict
+	caller  caller
+	extra   wire.Fields // for the answer
+	says    string      // instead of a verdict
+}
+
+// try asks a method. Unless it accepts the call, nothing that it found or wrote stays in the exchange.
+func try(x *Exchange, s *Step) (v reason.Verdict, a attempt, accepted bool) {
+	before, written := x.caller(), len(x.Extra)
+	v = s.Check.Check(x)
+	if !v.Refused() && !x.Unknown {
+		return v, attempt{}, true
+	}
+	a = attempt{step: s, verdict: v, caller: x.caller(), extra: slices.Clone(x.Extra[written:])}
+	if !v.Refused() {
+		a.says = "cannot be told without making the call"
+	}
+	x.Unknown, x.Extra = false, x.Extra[:written]
+	x.setCaller(before)
+	return v, a, false
+}
+
+// attempts are the methods that did not accept a call.
+type attempts []attempt
+
+// told is the refusal that says most: of a method that could not decide, since it might have accepted the
+// call; else of the one that got furthest with what was sent.
+func (as attempts) told() (best *attempt) {
+	for i := range as {
+		if as[i].verdict.Refused() && (best == nil || progress(as[i].verdict) > progress(best.verdict)) {
+			best = &as[i]
+		}
+	}
+	return best
+}
+
+// unknown says that a method was left open.
+func (as attempts) unknown() bool {
+	return slices.ContainsFunc(as, func(a attempt) bool { return !a.verdict.Refused() })
+}
+
+func (as attempts) of(s *Step) *attempt {
+	for i := range as {
+		if as[i].step == s {
+			return &as[i]
+		}
+	}
+	return nil
+}
+
+// progress is how far a method got before it refused.
+func progress(v reason.Verdict) int {
+	code := v.Reason.Code
+	_, cause, _ := strings.Cut(code, ".")
+	switch status := v.StatusCode(); {
+	case status != 401 && status != 403:
+		return 4 // it could not decide, or sends the caller elsewhere
+	case status == 403:
+		return 3 // it knows who calls
+	case cause == "missing":
+		return 0
+	case cause == "malformed" || strings.HasPrefix(cause, "unknown"):
+		return 1 // what was sent may be meant for another method
+	}
+	return 2
+}
+
+// facts are what each method tried and saw.
+func (g *group) facts(as attempts, otherwise string) []reason.Fact {
+	var tried, saw []string
+	for i := range g.Methods {
+		s := &g.Methods[i]
+		switch a := as.of(s); {
+		case a == nil && isAnonymous(s):
+		case a == nil:
+			tried = append(tried, s.Name+": "+otherwise)
+		case a.says != "":
+			tried = append(tried, s.Name+": "+a.says)
+		default:
+			tried = append(tried, s.Name+": "+a.verdict.Reason.Code)
+			if text := a.verdict.Facts.Render(a.verdict.Reason.Seen, reason.ToCaller); text != "" {
+				saw = append(saw, s.Name+": "+text)
+			}
+		}
+	}
+	facts := []reason.Fact{reason.Public("tried", tried).At(g.at)}
+	if saw != nil {
+		facts = append(facts, reason.Own("saw", saw))
+	}
+	return facts
 }
 
 // Check asks the methods that the call carries something for. The first that accepts it has identified
-// the caller; if all refuse, the first refusal is told, and what the others said is a fact of it.
+// the caller. If all refuse, one refusal is told, and what the others said is a fact of it.
 func (c *AnyOf) Check(x *Exchange) reason.Verdict {
-	var first reason.Verdict
-	var tried []string
-	var challenges []string
+	var tried attempts
 	for i := range c.Methods {
 		s := &c.Methods[i]
-		_, anonymous := s.Check.(*anonymousCheck)
-		if !s.Check.(Authenticator).Presents(x) && !(anonymous && !first.Refused()) {
+		if !s.presents(x) && !(isAnonymous(s) && tried == nil) {
 			continue
 		}
-		v := s.Check.Check(x)
-		if !v.Refused() {
-			if len(challenges) > 0 || len(tried) > 0 {
-				x.Extra.Remove("WWW-Authenticate")
-			}
-			return v
+		v, a, accepted := try(x, s)
+		if accepted {
+			return c.accepted(x, s, v, tried)
 		}
-		challenges = append(challenges, x.takeChallenge()...)
-		tried = append(tried, s.Name+": "+v.Reason.Code)
-		if !first.Refused() {
-			first = v
-		}
+		tried = append(tried, a)
 	}
-	if first.Refused() {
-		for i := range c.Methods {
-			if s := &c.Methods[i]; !slices.ContainsFunc(tried, func(t string) bool { return strings.HasPrefix(t, s.Name+": ") }) {
-				tried = append(tried, s.Name+": nothing sent")
-			}
-		}
-		x.challenge(challenges)
-		first.Facts = append(first.Facts, reason.Own("tried", tried).At(c.at))
-		return first
+	if tried == nil {
+		return c.missing(x)
 	}
-	return c.missing(x)
+	return c.refuse(x, tried)
 }
 
-// missing has every method say what it misses, for its challenge and the slip that it finds.
+func (c *AnyOf) accepted(x *Exchange, s *Step, v reason.Verdict, tried attempts) reason.Verdict {
+	if x.Explaining {
+		v.Facts = append(v.Facts, reason.Public("accepted_by", s.Name).At(s.Source))
+		if tried != nil {
+			v.Facts = append(v.Facts, c.facts(tried, "not asked")...)
+		}
+	}
+	return v
+}
+
+// refuse tells one refusal of those of the methods that were tried.
+func (c *AnyOf) refuse(x *Exchange, tried attempts) reason.Verdict {
+	facts := c.facts(tried, "nothing sent")
+	if tried.unknown() { // the call might pass
+		x.Unknown = true
+		return reason.Pass(facts...)
+	}
+	told := tried.told()
+	x.setCaller(told.caller)
+	var challenges []string
+	for i := range tried {
+		challenges = append(challenges, challengesIn(tried[i].extra)...)
+	}
+	for i := range c.Methods {
+		if ch, ok := c.Methods[i].Check.(challenger); ok && tried.of(&c.Methods[i]) == nil {
+			challenges = append(challenges, ch.Challenge())
+		}
+	}
+	if told.verdict.StatusCode() != 401 {
+		challenges = challengesIn(told.extra)
+	}
+	told.extra.Remove("WWW-Authenticate")
+	x.Extra = append(x.Extra, told.extra...)
+	x.challenge(challenges)
+	v := told.verdict
+	v.Facts = append(slices.Clip(v.Facts), facts...)
+	return v
+}
+
+// missing has every method say what it misses, for its challenge and the slip that it finds. A method
+// that decides by something else than what callers send may accept or refuse the call all the same.
 func (c *AnyOf) missing(x *Exchange) reason.Verdict {
+	var tried attempts
 	var challenges, slips []string
 	for i := range c.Methods {
-		v := c.Methods[i].Check.Check(x)
-		challenges = append(challenges, x.takeChallenge()...)
-		if v.Reason == preflightRefused {
-			return v
+		s := &c.Methods[i]
+		v, a, accepted := try(x, s)
+		switch {
+		case accepted:
+			return c.accepted(x, s, v, tried)
+		case v.Refused() && v.Reason == preflightRefused:
+			return x.refusePreflight("one of: "+c.Wants(), c.at)
+		case !v.Refused() || progress(v) > 0:
+			tried = append(tried, a)
+		default:
+			challenges = append(challenges, challengesIn(a.extra)...)
+			if f, ok := v.Facts.Find("slip", reason.ToCaller); ok {
+				slips = append(slips, f.Text())
+			}
 		}
-		if f, ok := v.Facts.Find("slip", reason.ToCaller); ok {
-			slips = append(slips, f.Text())
-		}
+	}
+	if tried != nil {
+		return c.refuse(x, tried)
 	}
 	x.challenge(challenges)
 	facts := []reason.Fact{reason.Public("wanted", "one of: "+c.Wants()).At(c.at), x.OwnerFact()}
@@ -135,53 +317,104 @@ func (c *AnyOf) missing(x *Exchange) reason.Verdict {
 	return nothingPresented.Refuse(facts...)
 }
 
-// Check asks all methods. The first to identify an application or a subject says who calls.
+// Check asks all methods. The first to identify an application says which one calls, and they must agree on
+// it. The first identity counts, unless a later one carries the claims of an issuer and it does not.
 func (c *AllOf) Check(x *Exchange) reason.Verdict {
-	var all reason.Verdict
+	var facts []reason.Fact
+	var open attempts
 	for i := range c.Methods {
-		id, app, cred := x.Identity, x.Application, x.Credential
-		v := c.Methods[i].Check.Check(x)
-		if v.Refused() {
-			if len(c.Methods) > 1 {
-				v.Facts = append(v.Facts, reason.Own("all_of", c.Wants()))
-			}
-			return v
+		s := &c.Methods[i]
+		before := x.caller()
+		v, a, accepted := try(x, s)
+		switch {
+		case v.Refused():
+			return c.refuse(x, i, a)
+		case !accepted:
+			open = append(open, a)
+			continue
+		case before.application != nil && x.Application != before.application:
+			return c.conflict(x, before)
 		}
-		if id != nil {
+		if id := before.identity; id != nil && (x.Identity == nil || id.Claims != nil || x.Identity.Claims == nil) {
 			x.Identity = id
 		}
-		if app != nil {
-			x.Application, x.Credential = app, cred
+		if before.application != nil {
+			x.Credential = before.credential
 		}
-		all.Facts = append(all.Facts, v.Facts...)
+		facts = append(facts, v.Facts...)
 	}
-	return all
+	if open != nil {
+		x.Unknown = true
+		return reason.Pass(c.facts(open, "accepted")...)
+	}
+	return reason.Verdict{Facts: facts}
 }
 
-// Presents is whether the call carries something for one of the methods.
-func (c *AllOf) Presents(x *Exchange) bool {
-	return slices.ContainsFunc(c.Methods, func(s Step) bool { return s.Check.(Authenticator).Presents(x) })
-}
-
-// Wants lists what the methods want.
-func (c *AllOf) Wants() string {
-	var all []string
-	for _, s := range c.Methods {
-		if w := s.Check.(Authenticator).Wants(); w != "" {
-			all = append(all, w)
+// refuse tells the refusal of a method. Those behind it say what they would say, so that nobody finds
+// out one by one; nothing is spent for that.
+func (c *AllOf) refuse(x *Exchange, i int, a attempt) reason.Verdict {
+	known := x.caller()
+	was := x.Explaining
+	x.Explaining = true
+	all := attempts{a}
+	for j := range c.Methods {
+		s := &c.Methods[j]
+		switch {
+		case j < i:
+			all = append(all, attempt{step: s, says: "accepted"})
+		case j == i || isAnonymous(s):
+		case !s.presents(x):
+			all = append(all, attempt{step: s, says: "nothing sent"})
+		case readsBody(s) && (x.Content == nil || !x.Content.Known()):
+			all = append(all, attempt{step: s, says: "not asked"})
+		default:
+			_, b, accepted := try(x, s)
+			if x.setCaller(known); accepted {
+				b = attempt{step: s, says: "would accept"}
+			}
+			all = append(all, b)
 		}
 	}
-	return strings.Join(all, " and ")
+	x.Explaining = was
+	if a.caller.application != nil {
+		known = a.caller
+	}
+	x.setCaller(known)
+	x.Extra = append(x.Extra, a.extra...)
+	v := a.verdict
+	v.Facts = append(slices.Clip(v.Facts), reason.Own("all_of", c.Wants()))
+	v.Facts = append(v.Facts, c.facts(all, "not asked")...)
+	return v
 }
 
-// takeChallenge takes the WWW-Authenticate fields back out of the answer.
-func (x *Exchange) takeChallenge() (challenges []string) {
-	for i := range x.Extra {
-		if x.Extra[i].ID == wire.WWWAuthenticate {
-			challenges = append(challenges, x.Extra[i].Value)
+// conflict refuses credentials of two applications. Nobody is taken to have called.
+func (c *AllOf) conflict(x *Exchange, before caller) reason.Verdict {
+	other, first, second := x.Application, "something", "something"
+	if before.credential != nil {
+		first = before.credential.Prefix
+	}
+	if x.Credential != nil {
+		second = x.Credential.Prefix
+	}
+	x.setCaller(caller{})
+	var challenges []string
+	for i := range c.Methods {
+		if ch, ok := c.Methods[i].Check.(challenger); ok {
+			challenges = append(challenges, ch.Challenge())
 		}
 	}
-	x.Extra.Remove("WWW-Authenticate")
+	x.challenge(challenges)
+	return applicationsDiffer.Refuse(reason.Own("application", before.application.Name).At(before.application.Source), reason.Own("other", other.Name).At(other.Source),
+		reason.Own("first", first), reason.Own("second", second))
+}
+
+// challengesIn are the values of WWW-Authenticate fields.
+func challengesIn(fields wire.Fields) (challenges []string) {
+	for i := range fields {
+		if fields[i].ID == wire.WWWAuthenticate {
+			challenges = append(challenges, fields[i].Value)
+		}
+	}
 	return challenges
 }
 

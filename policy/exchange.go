@@ -27,6 +27,12 @@ type Exchange struct {
 	// Explaining is set when nothing must be spent, counted or changed. Checks add facts to what
 	// they let pass.
 	Explaining bool
+	// Cheap is set while Explaining, when a stranger's call that was refused is explained on the side:
+	// checks leave open what is costly to find out.
+	Cheap bool
+	// Unknown is set by a check while Explaining, when what it says cannot be told without making the
+	// call. It lets pass then.
+	Unknown bool
 	// Preflight says that this is a CORS preflight, matched by the method it asks for.
 	Preflight bool
 	// BodySize is the announced size of the content, -1 unknown. explain sets it too.
@@ -52,6 +58,8 @@ type Exchange struct {
 	Notes []Note
 	// Extra are fields for the answer, whoever gives it.
 	Extra wire.Fields
+	// Onward are fields for the upstream, which the check that found them adds as a RequestEditor.
+	Onward wire.Fields
 	// Tightest is the limit with the least left, for the call record.
 	Tightest counter.Result
 	limited  bool
@@ -188,7 +196,7 @@ func (x *Exchange) Finish() {
 
 // Reset readies the exchange for its next call, keeping its memory.
 func (x *Exchange) Reset(r *wire.Request, now time.Time) {
-	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], held: x.held[:0], Notes: x.Notes[:0], scratch: x.scratch[:0], BodySize: r.Length}
+	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], Onward: x.Onward[:0], Notes: x.Notes[:0], held: x.held[:0], scratch: x.scratch[:0], BodySize: r.Length}
 }
 
 // limit notes how a limit stands, for the record and the answer's fields.

@@ -46,15 +46,6 @@ var (
 		},
 		Hint: "policy key-auth says where the key is looked for; a proxy in front may have taken the header away",
 	})
-	preflightRefused = reason.New(reason.Reason{
-		Code: "cors.preflight", Status: 403,
-		Title:  "Pages of other origins cannot call this API",
-		Says:   "this is a CORS preflight, which browsers always send without a key, and this API wants a key in {places}",
-		Wanted: "the policy cors, which answers preflights before a key is asked for",
-		Seen:   "a preflight from {origin} for {method}, and no policy cors",
-		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to add the policy cors with the origin {origin}"}},
-		Hint:   "cors decides before key-auth wherever it stands in a list of policies",
-	})
 	keyRepeated = reason.New(reason.Reason{
 		Code: "key.repeated", Status: 401,
 		Title:  "More than one API key was sent",
@@ -76,43 +67,9 @@ var (
 		},
 		Hint: "whygate calls --credential {key} lists the calls made with it; a Credential document with the sha256 of another key is the usual cause",
 	})
-	keyRevoked = reason.New(reason.Reason{
-		Code: "key.revoked", Status: 401,
-		Title:  "The API key has been revoked",
-		Says:   "key {key} has been revoked",
-		Wanted: "an active key",
-		Seen:   "key {key}[ of application \"{application}\"][{owned_by}], revoked",
-		Fixes:  []reason.Fix{{By: reason.Application, Text: "use a newer key, or ask {owner|the owner of this API} for one"}},
-		Hint:   "state of Credential \"{credential}\", {written}",
-	})
-	keyExpired = reason.New(reason.Reason{
-		Code: "key.expired", Status: 401,
-		Title:  "The API key has expired",
-		Says:   "key {key} expired {ago} ago, at {until}",
-		Wanted: "a key that is still valid",
-		Seen:   "key {key}[ of application \"{application}\"][{owned_by}], valid until {until}",
-		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner|the owner of this API} for a new key"}},
-		Hint:   "until of Credential \"{credential}\", {written}",
-	})
-	keyEarly = reason.New(reason.Reason{
-		Code: "key.not-yet-valid", Status: 401,
-		Title:  "The API key is not valid yet",
-		Says:   "key {key} is valid from {from}, in {wait}",
-		Wanted: "a call at or after {from}",
-		Seen:   "a call at {now}",
-		Fixes:  []reason.Fix{{By: reason.Caller, Text: "wait {wait}"}},
-		Hint:   "from of Credential \"{credential}\", {written}; a clock that is wrong looks the same",
-	})
-	applicationSuspended = reason.New(reason.Reason{
-		Code: "application.suspended", Status: 403,
-		Title:  "The application is suspended",
-		Says:   "application \"{application}\" is suspended",
-		Wanted: "an active application",
-		Seen:   "application \"{application}\", suspended",
-		Fixes:  []reason.Fix{{By: reason.Operator, Text: "ask {operator|the operator} to lift the suspension"}},
-		Hint:   "state of Application \"{application}\", {written}",
-	})
 )
+
+var keyLapses = newLapses("key.", "API key", "key")
 
 type keyCheck struct {
 	KeyAuth
@@ -154,9 +111,6 @@ func (p *KeyAuth) Compile(env *Env) any {
 	}
 	return c
 }
-
-// quote makes a quoted-string; names of documents need no escapes.
-func quote(s string) string { return `"` + s + `"` }
 
 // Presents is whether a key is there.
 func (c *keyCheck) Presents(x *Exchange) bool {
@@ -207,8 +161,7 @@ func (c *keyCheck) find(x *Exchange) (key string, other string) {
 func (c *keyCheck) Check(x *Exchange) reason.Verdict {
 	key, other := c.find(x)
 	if key == "" && x.Preflight {
-		return preflightRefused.Refuse(reason.Public("places", c.places).At(c.at), reason.Public("origin", strings.Clone(x.Fields.Get(wire.Origin))),
-			reason.Public("method", strings.Clone(x.Fields.Get(wire.AccessControlRequestMethod))), x.OwnerFact())
+		return x.refusePreflight(c.Wants(), c.at)
 	}
 	if key == "" {
 		return c.challenged(x, c.missing(x))
@@ -221,36 +174,16 @@ func (c *keyCheck) Check(x *Exchange) reason.Verdict {
 	if cred == nil {
 		return c.challenged(x, c.unknown(x, key))
 	}
-	if cred.Revoked || !cred.Until.IsZero() && !x.Now.Before(cred.Until) || x.Now.Before(cred.From) {
-		return c.challenged(x, notAccepted(x, cred))
+	if v := keyLapses.lapsed(x, cred); v.Refused() {
+		return c.challenged(x, v)
 	}
-	x.Credential, x.Application, x.Identity = cred, cred.Application, cred.Identity
-	if cred.Application.Suspended {
-		facts := []reason.Fact{reason.Own("application", cred.Application.Name).At(cred.Application.Source), reason.Rule("written", cred.Application.Source.String())}
-		if o := x.Route.Operator; o.Contact != "" {
-			facts = append(facts, reason.Own("operator", o.Contact))
-		}
-		return applicationSuspended.Refuse(facts...)
+	if v := x.identify(cred); v.Refused() {
+		return v
 	}
 	if x.Explaining {
 		return reason.Pass(reason.Public("key", cred.Prefix), reason.Own("application", cred.Application.Name))
 	}
 	return reason.Verdict{}
-}
-
-// notAccepted says why a key that is known does not count now.
-func notAccepted(x *Exchange, cred *consumer.Credential) reason.Verdict {
-	name := reason.Public("key", cred.Prefix)
-	app := reason.Own("application", cred.Application.Name)
-	by := reason.Rule("owned_by", ownedBy(cred.Application))
-	doc, written := reason.Rule("credential", cred.Name).At(cred.Source), reason.Rule("written", cred.Source.String())
-	switch {
-	case cred.Revoked:
-		return keyRevoked.Refuse(name, app, by, doc, written, x.OwnerFact())
-	case x.Now.Before(cred.From):
-		return keyEarly.Refuse(name, app, doc, written, reason.Public("from", cred.From), reason.Public("now", x.Now), reason.Public("wait", roughly(cred.From.Sub(x.Now))))
-	}
-	return keyExpired.Refuse(name, app, by, doc, written, x.OwnerFact(), reason.Public("until", cred.Until), reason.Public("ago", roughly(x.Now.Sub(cred.Until))))
 }
 
 // ownedBy names who answers for an application, in brackets behind its name.
@@ -267,6 +200,9 @@ func ownedBy(a *consumer.Application) string {
 	}
 	return " (" + strings.Join(parts, ", ") + ")"
 }
+
+// Challenge is what a 401 asks for.
+func (c *keyCheck) Challenge() string { return c.challenge }
 
 // challenged adds the field that every 401 must have (RFC 9110 §11.6.1).
 func (c *keyCheck) challenged(x *Exchange, v reason.Verdict) reason.Verdict {

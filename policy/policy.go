@@ -12,6 +12,7 @@
 package policy
 
 import (
+	"crypto/x509"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -216,6 +217,10 @@ type Env struct {
 	Resolve func(path string) string // of files named in the document
 	// Log takes what happens to things that outlive a revision. It may be nil.
 	Log *slog.Logger
+	// Watch has the documents compiled again when a file changes that was read while compiling.
+	Watch func(path string)
+	// Authorities are those of the listeners' clientCA.
+	Authorities []*x509.Certificate
 }
 
 // Kept outlives a revision. Start is called once, when the first revision with it comes into use,

@@ -11,6 +11,17 @@ type Verdict struct {
 	Facts Facts `json:"facts,omitempty"`
 	// Fixes that this case adds to those of the reason, likeliest first.
 	Fixes []Fix `json:"fixes,omitempty"`
+	// Status of the answer where it is not that of the reason, but of somebody else who decided; 0 for the
+	// reason's.
+	Status int `json:"status,omitempty"`
+}
+
+// StatusCode is the HTTP status of the answer to a refusal.
+func (v Verdict) StatusCode() int {
+	if v.Status != 0 {
+		return v.Status
+	}
+	return v.Reason.Status
 }
 
 // Refused says that the call may not go on.
@@ -72,7 +83,7 @@ type Told struct {
 // facts above the tier fall back to the reason's title.
 func (v Verdict) Tell(t Tier) Told {
 	r, told := v.Reason, Told{}
-	told.Code, told.Status, told.Title = r.Code, r.Status, r.Title
+	told.Code, told.Status, told.Title = r.Code, v.StatusCode(), r.Title
 	if told.Says = v.Facts.Render(r.Says, t); told.Says == "" {
 		told.Says = r.Title
 	}
@@ -89,7 +100,7 @@ func (v Verdict) Tell(t Tier) Told {
 	if t >= ToOwner {
 		told.Hint = v.Facts.Render(r.Hint, t)
 		for _, f := range v.Facts {
-			if f.From != nil {
+			if f.From != nil && f.Tier <= t {
 				told.At = f.From
 				break
 			}

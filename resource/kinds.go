@@ -99,6 +99,15 @@ type ListenerTLS struct {
 	Certificates []Certificate `json:"certificates" required:"true"`
 	// MinVersion is the oldest TLS version accepted.
 	MinVersion string `json:"minVersion" enum:"1.2,1.3" default:"1.2"`
+	// ClientCA is a PEM file of the authorities whose certificates the policy mtls believes, where it names
+	// none itself. Its path is relative to the document.
+	ClientCA string `json:"clientCA" example:"tls/clients-ca.pem"`
+	// ClientCertificates says whether clients are asked for a certificate. request: all are asked, and any
+	// certificate may be shown. optional: they are told the authorities of clientCA, so that clients with a
+	// certificate of none of them show nothing, and browsers do not ask people to choose one. No
+	// client is turned away in the handshake: the policy mtls judges what was shown. Empty: request where
+	// there is a clientCA, otherwise off.
+	ClientCertificates string `json:"clientCertificates" enum:",off,request,optional"`
 }
 
 // Certificate is a certificate chain and its key, in PEM files. Paths are relative to

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"bytes"
 	"cmp"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,7 @@ func Compile(set *resource.Set, env Env) (*Snapshot, resource.Problems) {
 		configs:  map[string]policy.Policy{},
 		compiled: map[string]any{},
 		apis:     map[string]bool{},
+		told:     map[string]bool{},
 	}
 	c.gateway()
 	c.consumers()
@@ -81,7 +83,10 @@ type compiler struct {
 	compiled  map[string]any           // by where they are written and what they were compiled for
 	planSteps []policy.Step
 	apis      map[string]bool // with a subscription policy
+	told      map[string]bool // problems of policies that several routes share
 	local     netip.Addr      // of policy.Env
+	// authorities of the listeners, for policy.Env
+	authorities []*x509.Certificate
 }
 
 func (c *compiler) problem(p resource.Problem) { c.problems = append(c.problems, p) }
@@ -141,11 +146,22 @@ func (c *compiler) credential(d *resource.Document[resource.Credential], cred *c
 	}
 	if b := spec.Basic; b != nil {
 		id.Method, cred.Hash = "basic", b.Hash
+		if p, err := consumer.ParsePassword(b.Hash); err != nil {
+			c.problem(d.Problem("spec.basic.hash", err.Error(), "make one with: whygate key new --basic USER"))
+		} else {
+			cred.Password = &p
+		}
 		name("basic.username", "basic", b.Username)
 	}
 	if h := spec.HMAC; h != nil {
 		id.Method = "hmac"
 		cred.Secret = c.secret(d, "spec.hmac.secret", h.Secret)
+		switch public, err := policy.ParsePublicKey(cred.Secret); {
+		case err != nil:
+			c.problem(d.Problem("spec.hmac.secret", err.Error(), "a PEM file holds a PUBLIC KEY: Ed25519, RSA of 2048 bits or more, or ECDSA on P-256 or P-384"))
+		case public != nil:
+			cred.Public, cred.Secret = public, nil
+		}
 		name("hmac.keyId", "hmac", h.KeyID)
 	}
 	if t := spec.Certificate; t != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/resource"
 )
 
@@ -125,8 +126,36 @@ func (c *compiler) tls(d *resource.Document[resource.Gateway], field string, l r
 	if l.TLS.MinVersion == "1.3" {
 		cfg.MinVersion = tls.VersionTLS13
 	}
+	c.clientCertificates(d, field, l.TLS, cfg)
 	if l.HTTP2 {
 		cfg.NextProtos = []string{"h2", "http/1.1"}
 	}
 	return cfg
+}
+
+// clientCertificates has a listener ask for certificates. They are verified by the policy mtls, which can say
+// what is wrong with one.
+func (c *compiler) clientCertificates(d *resource.Document[resource.Gateway], field string, t *resource.ListenerTLS, cfg *tls.Config) {
+	ask := t.ClientCertificates
+	if t.ClientCA != "" {
+		path := d.Resolve(t.ClientCA)
+		c.watch(path)
+		list, err := policy.ReadAuthorities(path)
+		if err != nil {
+			c.problem(d.Problem(field+".clientCA", err.Error(), "a PEM file with certificates; its path is relative to the document"))
+			return
+		}
+		c.authorities = append(c.authorities, list...)
+		if ask == "optional" {
+			cfg.ClientCAs = x509.NewCertPool()
+			for _, a := range list {
+				cfg.ClientCAs.AddCert(a)
+			}
+		}
+	} else if ask == "optional" {
+		c.problem(d.Problem(field+".clientCertificates", "optional tells clients the authorities of clientCA, and there is none", "add clientCA, or write request"))
+	}
+	if ask != "off" && (ask != "" || t.ClientCA != "") {
+		cfg.ClientAuth = tls.RequestClientCert
+	}
 }

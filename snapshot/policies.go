@@ -47,6 +47,7 @@ func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *
 	slices.SortStableFunc(held, func(a, b inherited) int {
 		return cmp.Or(cmp.Compare(a.kind.Phase, b.kind.Phase), cmp.Compare(a.order, b.order))
 	})
+	c.checkMethods(held)
 	kinds := map[string]bool{}
 	for _, h := range held {
 		if h.entry.Shadow {
@@ -61,6 +62,28 @@ func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *
 	c.implied(route, kinds)
 	c.lintRoute(m, field, route, kinds)
 	c.joinMethods(m, r, route)
+}
+
+// checkMethods finds methods of authentication that are to be enforced for some callers only, beside others:
+// what that means for a call that the others refuse, nobody could say.
+func (c *compiler) checkMethods(held []inherited) {
+	isMethod := func(h inherited) bool { return h.kind.Phase == policy.Authentication && !h.entry.Shadow }
+	several := 0
+	for _, h := range held {
+		if isMethod(h) {
+			several++
+		}
+	}
+	for _, h := range held {
+		if several > 1 && isMethod(h) && h.entry.Enforce > 0 && h.entry.Enforce < 100 {
+			n := h.entry.Node()
+			where := n.Document() + " " + n.Path() + " enforce"
+			if !c.told[where] {
+				c.told[where] = true
+				c.problem(n.Problem("enforce", fmt.Sprintf("%s is one of several methods of authentication of a route, and cannot be enforced for a share of callers", h.name), "take enforce out, or watch it first: shadow: true"))
+			}
+		}
+	}
 }
 
 // joinMethods makes one step of the methods of authentication, where a route has several.
@@ -152,7 +175,8 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	made, ok := c.compiled[key]
 	if !ok {
 		env := &policy.Env{Node: h.entry.Config, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
-			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Keep: c.keep, Local: c.local, Resolve: m.d.Resolve, Log: c.Log}
+			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Keep: c.keep, Local: c.local, Resolve: m.d.Resolve,
+			Watch: c.watch, Authorities: c.authorities, Log: c.Log}
 		made = config.Compile(env)
 		c.compiled[key] = made
 	}
@@ -174,6 +198,13 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	}
 	if s, ok := made.(*policy.SizeCheck); ok {
 		route.Body = s
+	}
+}
+
+// watch is policy.Env.Watch.
+func (c *compiler) watch(path string) {
+	if !slices.Contains(c.Watched, path) {
+		c.Watched = append(c.Watched, path)
 	}
 }
 
@@ -230,6 +261,11 @@ func (c *compiler) implied(route *Route, kinds map[string]bool) {
 		for _, k := range route.Steps {
 			if key, ok := k.Check.(interface{ HeaderName() string }); ok && key.HeaderName() != "" {
 				cors.AllowHeader(key.HeaderName())
+			}
+			if signed, ok := k.Check.(interface{ HeaderNames() []string }); ok {
+				for _, name := range signed.HeaderNames() {
+					cors.AllowHeader(name)
+				}
 			}
 		}
 	}

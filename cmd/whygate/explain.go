@@ -204,7 +204,9 @@ func (a *app) tellEntry(e reason.Entry) {
 			text = "(only watches) " + text
 		}
 	case reason.Unknown:
-		text = "cannot be told without knowing the caller"
+		if text = "cannot be told without knowing the caller"; len(e.Facts) > 0 {
+			text = "cannot be told without making the call: " + factsText(e.Facts)
+		}
 	default:
 		text = factsText(e.Facts)
 	}

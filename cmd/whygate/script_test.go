@@ -5,10 +5,13 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -16,6 +19,7 @@ import (
 	"mime/multipart"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -43,10 +47,15 @@ import (
 //	crash                     end it with SIGKILL
 //	hup                       send it SIGHUP
 //	log TEXT                  wait until its log says that
-//	certificate NAME          make the files NAME.crt and NAME.key, signed by themselves
 //	geodb FILE ENTRY...       make a MaxMind-format database of entries '203.0.113.0/24 DE AS64496'; - for no country
-//	curl ARGS                 a small curl: -s -i -k -m -X -H -A -d -F -b -c -o -w; in -d and -H, "size:N" stands for N
+//	curl ARGS                 a small curl: -s -i -k -m -X -H -A -d -F -b -c -o -w --cert --key --http2; in -d and -H, "size:N" stands for N
 //	                          bytes; cookie files hold a line name=value for each
+//	certificate NAME WORDS    make the files NAME.crt and NAME.key, signed by themselves or "by CA"; "authority" makes
+//	                          one that can sign others, "expired" and "early" one that is not valid now
+//	sign KEY FILE METHOD URL  sign a call by RFC 9421 with the secret in FILE, as $INPUT and $SIGNATURE for the fields; behind it
+//	                          age=, expires=, nonce=, body= (digest in $DIGEST) and only= (components)
+//	authorizer [stop]         start an authorizer, which documents name as http://127.0.0.1:9001, or stop it: it lets "Bearer ann" in,
+//	                          refuses other tokens, and sends browsers without any to a login
 //	curl-is STATUS ARGS       succeed when curl is answered with that status
 //	tcp ADDRESS FILE          send a file with CRLF at the end of its lines and print what comes back
 //	keep NAME                 put the last standard output into $NAME
@@ -88,7 +97,8 @@ func TestScenarios(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"sample": scriptSample, "serve": scriptServe, "drain": scriptDrain, "crash": scriptCrash, "hup": scriptHup, "log": scriptLog,
-			"certificate": scriptCertificate, "geodb": scriptGeoDB, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
+			"geodb":       scriptGeoDB,
+			"certificate": scriptCertificate, "sign": scriptSign, "authorizer": scriptAuthorizer, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
 			"watch": scriptWatch, "until-seen": scriptUntilSeen, "interrupt": scriptInterrupt,
 		},
 	})
@@ -102,6 +112,10 @@ func scriptSample(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(cancel)
 	go serveSample(ctx, ln)
 	ts.Setenv("SAMPLE", ln.Addr().String())
+	replaceInDocuments(ts, "127.0.0.1:9000", ln.Addr().String())
+}
+
+func replaceInDocuments(ts *testscript.TestScript, old, address string) {
 	ts.Check(filepath.WalkDir(ts.Getenv("WORK"), func(name string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Ext(name) != ".yaml" && filepath.Ext(name) != ".json" {
 			return err
@@ -110,7 +124,7 @@ func scriptSample(ts *testscript.TestScript, neg bool, args []string) {
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(name, bytes.ReplaceAll(b, []byte("127.0.0.1:9000"), []byte(ln.Addr().String())), 0o644)
+		return os.WriteFile(name, bytes.ReplaceAll(b, []byte(old), []byte(address)), 0o644)
 	}))
 }
 
@@ -232,18 +246,117 @@ func scriptLog(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("the log of the node does not say %q\n%s", args[0], &s.output)
 }
 
-// scriptCertificate makes a certificate that nobody has signed: good for a day, and in no repository.
+// scriptCertificate makes a certificate: good for a day, and in no repository.
 func scriptCertificate(ts *testscript.TestScript, neg bool, args []string) {
+	name, words := args[0], args[1:]
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
-	cert := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[0]}, DNSNames: []string{args[0]},
+	cert := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	parent, by := cert, key
+	for i, w := range words {
+		switch w {
+		case "authority":
+			cert.IsCA, cert.BasicConstraintsValid, cert.KeyUsage = true, true, x509.KeyUsageCertSign
+		case "expired":
+			cert.NotBefore, cert.NotAfter = time.Now().Add(-72*time.Hour), time.Now().Add(-48*time.Hour)
+		case "early":
+			cert.NotBefore, cert.NotAfter = time.Now().Add(48*time.Hour), time.Now().Add(72*time.Hour)
+		case "by":
+			pair, err := tls.LoadX509KeyPair(ts.MkAbs(words[i+1]+".crt"), ts.MkAbs(words[i+1]+".key"))
+			ts.Check(err)
+			parent, by = pair.Leaf, pair.PrivateKey.(*ecdsa.PrivateKey)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, cert, parent, &key.PublicKey, by)
 	ts.Check(err)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644))
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(name+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644))
+	ts.Check(os.WriteFile(ts.MkAbs(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600))
+}
+
+// scriptSign signs a call as a client does.
+func scriptSign(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 4 {
+		ts.Fatalf("sign KEY FILE METHOD URL")
+	}
+	secret := bytes.TrimSpace([]byte(ts.ReadFile(args[1])))
+	u, err := url.Parse(args[3])
+	ts.Check(err)
+	components := []string{"@method", "@authority", "@path", "@query"}
+	values := map[string]string{"@method": args[2], "@authority": u.Host, "@path": u.EscapedPath(), "@query": "?" + u.RawQuery}
+	created, more := time.Now(), ""
+	for _, option := range args[4:] {
+		name, value, _ := strings.Cut(option, "=")
+		switch name {
+		case "age", "expires":
+			d, err := time.ParseDuration(value)
+			ts.Check(err)
+			if name == "age" {
+				created = created.Add(-d)
+			} else {
+				more += fmt.Sprintf(";expires=%d", created.Add(d).Unix())
+			}
+		case "nonce":
+			more += fmt.Sprintf(";nonce=%q", value)
+		case "alg":
+			more += fmt.Sprintf(";alg=%q", value)
+		case "body":
+			sum := sha256.Sum256([]byte(value))
+			values["content-digest"] = "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":"
+			components = append(components, "content-digest")
+			ts.Setenv("DIGEST", values["content-digest"])
+		case "only":
+			components = strings.Split(value, ",")
+		}
+	}
+	base := ""
+	for _, c := range components {
+		base += fmt.Sprintf("%q: %s\n", c, values[c])
+	}
+	params := fmt.Sprintf(`("%s");created=%d%s;keyid=%q`, strings.Join(components, `" "`), created.Unix(), more, args[0])
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(base + `"@signature-params": ` + params))
+	ts.Setenv("INPUT", "sig1="+params)
+	ts.Setenv("SIGNATURE", "sig1=:"+base64.StdEncoding.EncodeToString(mac.Sum(nil))+":")
+}
+
+// authorizers are those of all scripts, by working directory.
+var authorizers sync.Map
+
+func scriptAuthorizer(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) > 0 {
+		a, _ := authorizers.Load(ts.Getenv("WORK"))
+		a.(*http.Server).Close()
+		return
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		switch {
+		case token == "ann":
+			w.Header().Set("X-User", "ann")
+			w.Header().Set("X-Asked-About", r.Header.Get("X-Forwarded-Method")+" "+r.Header.Get("X-Forwarded-Uri"))
+		case token == "broken":
+			w.WriteHeader(500)
+		case token != "":
+			w.WriteHeader(403)
+			fmt.Fprintln(w, "this token may not order teapots")
+		case strings.Contains(r.Header.Get("Accept"), "text/html"):
+			http.SetCookie(w, &http.Cookie{Name: "back", Value: "here"})
+			http.Redirect(w, r, "https://login.shop.test/", http.StatusFound)
+		default:
+			w.Header().Set("WWW-Authenticate", `Bearer realm="shop"`)
+			w.WriteHeader(401)
+		}
+	})}
+	authorizers.Store(ts.Getenv("WORK"), srv)
+	go srv.Serve(ln)
+	ts.Defer(func() { srv.Close() })
+	ts.Setenv("AUTHORIZER", ln.Addr().String())
+	replaceInDocuments(ts, "127.0.0.1:9001", ln.Addr().String())
 }
 
 // scriptGeoDB writes a database as makers of such do, complete or not at all.
@@ -283,7 +396,7 @@ func scriptKeep(ts *testscript.TestScript, neg bool, args []string) {
 // printed is what the last command printed, with the addresses that a reader would have.
 func printed(ts *testscript.TestScript) string {
 	text := ts.ReadFile("stdout") + ts.ReadFile("stderr")
-	for name, usual := range map[string]string{"SAMPLE": "127.0.0.1:9000", "ADDRESS": "127.0.0.1:8080"} {
+	for name, usual := range map[string]string{"SAMPLE": "127.0.0.1:9000", "AUTHORIZER": "127.0.0.1:9001", "ADDRESS": "127.0.0.1:8080"} {
 		if a := ts.Getenv(name); a != "" {
 			text = strings.ReplaceAll(text, a, usual)
 		}
@@ -440,7 +553,8 @@ func curl(args []string, out, errOut io.Writer) int {
 	method, body, url, file, format, jar := "", "", "", "", "", ""
 	var form bytes.Buffer
 	parts := multipart.NewWriter(&form)
-	head, silent, insecure := false, false, false
+	cert, key := "", ""
+	head, silent, insecure, http2 := false, false, false, false
 	patience := 30 * time.Second
 	var header []string
 	for i := 0; i < len(args); i++ {
@@ -452,6 +566,8 @@ func curl(args []string, out, errOut io.Writer) int {
 			silent = true
 		case "-k":
 			insecure = true
+		case "--http2":
+			http2 = true
 		case "-m":
 			patience, _ = time.ParseDuration(next() + "s")
 		case "-X":
@@ -473,6 +589,10 @@ func curl(args []string, out, errOut io.Writer) int {
 			}
 		case "-c":
 			jar = next()
+		case "--cert":
+			cert = next()
+		case "--key":
+			key = next()
 		case "-o":
 			file = next()
 		case "-w":
@@ -521,7 +641,16 @@ func curl(args []string, out, errOut io.Writer) int {
 			req.Header.Add(name, value)
 		}
 	}
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: insecure}},
+	config := &tls.Config{InsecureSkipVerify: insecure}
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			fmt.Fprintln(errOut, "curl:", err)
+			return 58
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: http2},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	res, err := client.Do(req)
 	if err != nil {

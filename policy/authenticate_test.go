@@ -1,0 +1,437 @@
+package policy
+
+import (
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/whygate/whygate/consumer"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/resource"
+	"github.com/whygate/whygate/wire"
+)
+
+// keeping compiles a policy that keeps something beyond a revision, and reads files below dir.
+func (b *testbed) keeping(kept map[string]Kept, kind, config string, edit func(*Env)) (any, resource.Problems) {
+	b.t.Helper()
+	k, _, ok := KindNamed(kind)
+	if !ok {
+		b.t.Fatalf("there is no policy %s", kind)
+	}
+	node, problems := resource.ParseNode(resource.File{Name: "test.yaml", Data: []byte(config)})
+	p := k.New()
+	resource.Decode(node, p, &problems)
+	if problems.HasErrors() {
+		return nil, problems
+	}
+	env := &Env{Node: node, Name: kind, Problems: &problems, Route: &b.route, Consumers: b.consumers, Trust: b.trust, Memory: b.memory,
+		Quotas: b.quotas, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds, Resolve: func(p string) string { return p },
+		Keep: func(name string, create func() Kept) Kept {
+			if kept[name] == nil {
+				kept[name] = create()
+				kept[name].Start()
+				b.t.Cleanup(kept[name].Close)
+			}
+			return kept[name]
+		}}
+	if edit != nil {
+		edit(env)
+	}
+	return p.Compile(env), problems
+}
+
+func (b *testbed) method(kind, config string) Check {
+	b.t.Helper()
+	made, problems := b.keeping(map[string]Kept{}, kind, config, nil)
+	if problems.HasErrors() {
+		b.t.Fatalf("%s: %v", kind, problems)
+	}
+	return made.(Check)
+}
+
+// said is a method that says what a test has it say.
+type said struct {
+	presents bool
+	says     func(x *Exchange) reason.Verdict
+	asked    *int
+	body     bool
+}
+
+func (s said) Presents(*Exchange) bool { return s.presents }
+func (s said) Wants() string           { return "something" }
+func (s said) ReadsBody() bool         { return s.body }
+func (s said) Check(x *Exchange) reason.Verdict {
+	if s.asked != nil {
+		*s.asked++
+	}
+	return s.says(x)
+}
+
+func refusing(r *reason.Reason, challenge string) func(x *Exchange) reason.Verdict {
+	return func(x *Exchange) reason.Verdict {
+		if challenge != "" {
+			x.Extra.Add("WWW-Authenticate", challenge)
+		}
+		return r.Refuse(reason.Public("key", r.Code), reason.Public("fault", "broken"), reason.Public("until", x.Now), reason.Public("ago", x.Now.Sub(x.Now)))
+	}
+}
+
+func accepting(id *consumer.Identity, app *consumer.Application) func(x *Exchange) reason.Verdict {
+	return func(x *Exchange) reason.Verdict {
+		if id != nil {
+			x.Identity = id
+		}
+		if app != nil {
+			x.Application, x.Credential = app, &consumer.Credential{Application: app, Prefix: "of " + app.Name}
+		}
+		return reason.Verdict{}
+	}
+}
+
+func steps(checks ...Check) []Step {
+	list := make([]Step, len(checks))
+	for i, c := range checks {
+		list[i] = Step{Check: c, Name: string(rune('a' + i)), Phase: Authentication, Source: &reason.Source{Document: "API/orders"}}
+	}
+	return list
+}
+
+func challenges(x *Exchange) (list []string) {
+	for _, f := range x.Extra {
+		if f.ID == wire.WWWAuthenticate {
+			list = append(list, f.Value)
+		}
+	}
+	return list
+}
+
+func TestAnyOf(t *testing.T) {
+	b := newTestbed(t)
+	acme := b.application("acme")
+	banned := &consumer.Application{Name: "banned", Suspended: true}
+	b.consumers.AddApplication(banned)
+	key, bannedKey := b.key(acme, nil), b.key(banned, nil)
+	b.password(acme, "ann", "correct horse", nil)
+	any := NewMethods(steps(b.check("key-auth", `{}`), b.method("basic", `{}`)), "any").(*AnyOf)
+
+	for _, lines := range [][]string{{"X-Api-Key: " + key}, {basicLine("ann", "correct horse")}, {"X-Api-Key: wrong", basicLine("ann", "correct horse")}, {"X-Api-Key: " + bannedKey, basicLine("ann", "correct horse")}} {
+		x := b.call(append([]string{"GET /"}, lines...)...)
+		wants(t, any.Check(x), "")
+		if x.Application != acme || len(x.Extra) != 0 {
+			t.Errorf("%q: application %v, fields for the answer %v", lines, x.Application, x.Extra)
+		}
+	}
+
+	// Nothing sent: both are named and asked for, with the slip of each.
+	x := b.call("GET /", "Authorization: Bearer abc")
+	v := any.Check(x)
+	wants(t, v, "authentication.missing", "an API key in header X-Api-Key or a user name and password in Authorization: Basic", "Authorization carries Bearer, which is not looked at")
+	if got := challenges(x); len(got) != 2 || !strings.HasPrefix(got[0], "ApiKey ") || !strings.HasPrefix(got[1], "Basic ") {
+		t.Errorf("challenges %q", got)
+	}
+
+	// Two that are wrong: the one that got further is told, the other is a fact.
+	x = b.call("GET /", "X-Api-Key: wrong", basicLine("ann", "wrong"))
+	v = any.Check(x)
+	wants(t, v, "key.unknown")
+	tried, _ := v.Facts.Find("tried", reason.ToAnyone)
+	if want := []string{"a: key.unknown", "b: basic.unknown-user-or-password"}; !slices.Equal(tried.Value.([]string), want) {
+		t.Errorf("tried %q", tried.Value)
+	}
+	saw, _ := v.Facts.Find("saw", reason.ToCaller)
+	if list, _ := saw.Value.([]string); len(list) != 2 || !strings.HasPrefix(list[0], "a: key sha256:") {
+		t.Errorf("saw %q", saw.Value)
+	}
+
+	// One that is wrong: the others can still be asked for.
+	x = b.call("GET /", "X-Api-Key: wrong")
+	v = any.Check(x)
+	wants(t, v, "key.unknown")
+	if tried, _ := v.Facts.Find("tried", reason.ToAnyone); !slices.Contains(tried.Value.([]string), "b: nothing sent") || len(challenges(x)) != 2 {
+		t.Errorf("tried %q, challenges %q", tried.Value, challenges(x))
+	}
+
+	// A 403 knows who calls: it asks for nothing else, and says so to the caller that it knows.
+	x = b.call("GET /", "X-Api-Key: "+bannedKey, basicLine("ann", "wrong"))
+	wants(t, any.Check(x), "application.suspended")
+	if len(challenges(x)) != 0 || x.Application != banned {
+		t.Errorf("challenges %q, application %v", challenges(x), x.Application)
+	}
+
+	x = b.call("OPTIONS /", "Origin: https://shop.test", "Access-Control-Request-Method: GET")
+	x.Preflight = true
+	wants(t, any.Check(x), "cors.preflight", "one of: an API key", "user name and password")
+}
+
+// TestAnyOfTells: which of several refusals is told does not depend on their order.
+func TestAnyOfTells(t *testing.T) {
+	b := newTestbed(t)
+	made := func(r *reason.Reason) Check { return said{presents: true, says: refusing(r, r.Code)} }
+	order := []*reason.Reason{keyMissing, basicMalformed, keyLapses.expired, applicationSuspended, basicBusy} // each beats those before it
+	for i, less := range order {
+		for _, more := range order[i+1:] {
+			for _, list := range [][]Step{steps(made(less), made(more)), steps(made(more), made(less))} {
+				x := b.call("GET /")
+				v := NewMethods(list, "any").Check(x)
+				if v.Reason != more {
+					t.Errorf("%s and %s: %s is told", less.Code, more.Code, v.Reason.Code)
+				}
+				if more.Status == 401 && len(challenges(x)) != 2 || more.Status != 401 && !slices.Equal(challenges(x), []string{more.Code}) {
+					t.Errorf("%s: challenges %q", more.Code, challenges(x))
+				}
+			}
+		}
+	}
+}
+
+// TestAnyOfLeavesNothing: what a method that refused has found does not count.
+func TestAnyOfLeavesNothing(t *testing.T) {
+	b := newTestbed(t)
+	banned := &consumer.Application{Name: "banned"}
+	user := &consumer.Identity{Subject: "ann"}
+	half := said{presents: true, says: func(x *Exchange) reason.Verdict {
+		accepting(&consumer.Identity{Subject: "banned"}, banned)(x)
+		x.Extra.Add("Location", "/login")
+		return applicationSuspended.Refuse()
+	}}
+	x := b.call("GET /")
+	x.Extra.Add("X-Before", "stays")
+	wants(t, NewMethods(steps(half, said{presents: true, says: accepting(user, nil)}), "any").Check(x), "")
+	if x.Identity != user || x.Application != nil || x.Credential != nil || len(x.Extra) != 1 {
+		t.Errorf("identity %v, application %v, fields %v", x.Identity, x.Application, x.Extra)
+	}
+}
+
+func TestAnyOfWithAnonymous(t *testing.T) {
+	b := newTestbed(t)
+	acme := b.application("acme")
+	key := b.key(acme, nil)
+	// Wherever it stands in the list, anonymous comes last.
+	any := NewMethods(steps(b.check("anonymous", `{subject: visitor, scopes: [read]}`), b.check("key-auth", `{}`)), "any")
+	x := b.call("GET /")
+	wants(t, any.Check(x), "")
+	if x.Identity == nil || x.Identity.Subject != "visitor" || x.Identity.Scopes[0] != "read" || x.Application != nil {
+		t.Errorf("identity %+v", x.Identity)
+	}
+	x = b.call("GET /", "X-Api-Key: "+key)
+	wants(t, any.Check(x), "")
+	if x.Application != acme || x.Identity != nil && x.Identity.Subject == "visitor" {
+		t.Errorf("application %v, identity %v", x.Application, x.Identity)
+	}
+	x = b.call("GET /", "X-Api-Key: wrong")
+	v := any.Check(x)
+	wants(t, v, "key.unknown")
+	if tried, _ := v.Facts.Find("tried", reason.ToAnyone); len(tried.Value.([]string)) != 1 {
+		t.Errorf("tried %q", tried.Value)
+	}
+	if w := any.(*AnyOf).Wants(); w != "an API key in header X-Api-Key" {
+		t.Errorf("wants %q", w)
+	}
+	// On a preflight without cors it lets pass as it lets all calls pass.
+	x = b.call("OPTIONS /", "Origin: https://shop.test", "Access-Control-Request-Method: GET")
+	x.Preflight = true
+	wants(t, any.Check(x), "")
+}
+
+// TestAnyOfWithoutSomethingSent: a method may accept, refuse or send elsewhere a call that carries
+// nothing for it.
+func TestAnyOfWithoutSomethingSent(t *testing.T) {
+	b := newTestbed(t)
+	by := &consumer.Identity{Subject: "by address"}
+	x := b.call("GET /")
+	wants(t, NewMethods(steps(b.check("key-auth", `{}`), said{says: accepting(by, nil)}), "any").Check(x), "")
+	if x.Identity != by || len(challenges(x)) != 0 {
+		t.Errorf("identity %v, challenges %q", x.Identity, challenges(x))
+	}
+	x = b.call("GET /")
+	login := said{says: func(x *Exchange) reason.Verdict {
+		x.Extra.Add("Location", "/login")
+		v := applicationSuspended.Refuse(reason.Own("application", "x"))
+		v.Status = 302
+		return v
+	}}
+	if v := NewMethods(steps(b.check("key-auth", `{}`), login), "any").Check(x); !v.Refused() || v.StatusCode() != 302 || x.Extra.Get(wire.Location) != "/login" || len(challenges(x)) != 0 {
+		t.Errorf("%v, fields %v", v, x.Extra)
+	}
+}
+
+// TestUnknown: a method that cannot be asked while explaining leaves the answer open, unless another one
+// settles it.
+func TestUnknown(t *testing.T) {
+	b := newTestbed(t)
+	open := said{presents: true, says: func(x *Exchange) reason.Verdict { x.Unknown = true; return reason.Verdict{} }}
+	no := said{presents: true, says: refusing(keyUnknown, "")}
+	id := &consumer.Identity{Subject: "ann"}
+	yes := said{presents: true, says: accepting(id, nil)}
+	for _, c := range []struct {
+		how     string
+		list    []Step
+		refused bool
+		unknown bool
+	}{
+		{"any", steps(open, no), false, true}, {"any", steps(no, open), false, true}, {"any", steps(open, yes), false, false}, {"any", steps(yes, open), false, false},
+		{"all", steps(open, no), true, false}, {"all", steps(no, open), true, false}, {"all", steps(open, yes), false, true}, {"all", steps(yes, open), false, true},
+	} {
+		x := b.call("GET /")
+		x.Explaining = true
+		v := NewMethods(c.list, c.how).Check(x)
+		if v.Refused() != c.refused || x.Unknown != c.unknown {
+			t.Errorf("%s of %v: refused %v, unknown %v", c.how, c.list, v.Refused(), x.Unknown)
+		}
+		if c.unknown && len(v.Facts) == 0 {
+			t.Error("nothing is said of what is open")
+		}
+	}
+}
+
+func TestAllOf(t *testing.T) {
+	b := newTestbed(t)
+	acme, bistro := b.application("acme"), b.application("bistro")
+	key := b.key(acme, nil)
+	b.password(acme, "ann", "correct horse", nil)
+	b.password(bistro, "bob", "battery staple", nil)
+	all := NewMethods(steps(b.check("anonymous", ``), b.check("key-auth", `{}`), b.method("basic", `{}`)), "all").(*AllOf)
+
+	x := b.call("GET /", "X-Api-Key: "+key, basicLine("ann", "correct horse"))
+	wants(t, all.Check(x), "")
+	if x.Application != acme || x.Credential.Name != "acme-key" || x.Identity != nil && x.Identity.Subject == "anonymous" || len(x.Extra) != 0 {
+		t.Errorf("application %v, credential %v, identity %v, fields %v", x.Application, x.Credential, x.Identity, x.Extra)
+	}
+	tried := func(v reason.Verdict, want ...string) {
+		t.Helper()
+		f, _ := v.Facts.Find("tried", reason.ToAnyone)
+		if got, _ := f.Value.([]string); !slices.Equal(got, want) {
+			t.Errorf("tried %q, want %q", got, want)
+		}
+	}
+	// steps names them in the order in which they were written: a is anonymous.
+	x = b.call("GET /", "X-Api-Key: "+key)
+	v := all.Check(x)
+	wants(t, v, "basic.missing")
+	tried(v, "b: accepted", "c: basic.missing")
+	if got := challenges(x); len(got) != 1 || !strings.HasPrefix(got[0], "Basic ") {
+		t.Errorf("challenges %q", got)
+	}
+	x = b.call("GET /", basicLine("ann", "wrong"))
+	v = all.Check(x)
+	wants(t, v, "key.missing")
+	tried(v, "b: key.missing", "c: basic.unknown-user-or-password")
+	if x.Application != nil || x.Explaining || len(challenges(x)) != 1 {
+		t.Errorf("application %v, explaining %v, challenges %q", x.Application, x.Explaining, challenges(x))
+	}
+	v = all.Check(b.call("GET /", basicLine("ann", "correct horse")))
+	tried(v, "b: key.missing", "c: would accept")
+	tried(all.Check(b.call("GET /")), "b: key.missing", "c: nothing sent")
+
+	// The two must be of one application.
+	x = b.call("GET /", "X-Api-Key: "+key, basicLine("bob", "battery staple"))
+	wants(t, all.Check(x), "authentication.conflict", `"acme" and "bistro"`, "bob of application")
+	if x.Application != nil || x.Identity != nil || len(challenges(x)) != 2 {
+		t.Errorf("application %v, identity %v, challenges %q", x.Application, x.Identity, challenges(x))
+	}
+	if w := all.Wants(); w != "an API key in header X-Api-Key and a user name and password in Authorization: Basic" {
+		t.Errorf("wants %q", w)
+	}
+}
+
+// TestAllOfIdentity: the first identity counts, and claims of an issuer beat none.
+func TestAllOfIdentity(t *testing.T) {
+	b := newTestbed(t)
+	acme := b.application("acme")
+	plain, other := &consumer.Identity{Subject: "acme"}, &consumer.Identity{Subject: "other"}
+	token := &consumer.Identity{Subject: "ann", Claims: map[string]any{"sub": "ann"}}
+	for _, c := range []struct {
+		list []Step
+		want *consumer.Identity
+	}{
+		{steps(said{says: accepting(plain, acme)}, said{says: accepting(other, nil)}), plain},
+		{steps(said{says: accepting(plain, acme)}, said{says: accepting(token, nil)}), token},
+		{steps(said{says: accepting(token, nil)}, said{says: accepting(plain, acme)}), token},
+		{steps(said{says: accepting(nil, nil)}, said{says: accepting(plain, acme)}), plain},
+		{steps(said{says: accepting(plain, acme)}, said{says: accepting(nil, nil)}), plain},
+	} {
+		x := b.call("GET /")
+		wants(t, NewMethods(c.list, "all").Check(x), "")
+		if x.Identity != c.want || x.Application != nil && x.Credential.Prefix != "of acme" {
+			t.Errorf("identity %v, want %v", x.Identity, c.want)
+		}
+	}
+}
+
+// TestAllOfDoesNotWait: after a refusal no method reads content that has not come.
+func TestAllOfDoesNotWait(t *testing.T) {
+	b := newTestbed(t)
+	asked := 0
+	x := b.call("POST /")
+	all := NewMethods(steps(b.check("key-auth", `{}`), said{presents: true, body: true, asked: &asked, says: refusing(keyUnknown, "")}), "all")
+	wants(t, all.Check(x), "key.missing")
+	if asked != 0 {
+		t.Error("a method that reads content was asked")
+	}
+	if r, ok := all.(BodyReader); !ok || !r.ReadsBody() {
+		t.Error("the group does not say that it reads content")
+	}
+}
+
+func TestMethodsDoNotAllocate(t *testing.T) {
+	b := newTestbed(t)
+	acme := b.application("acme")
+	key := b.key(acme, nil)
+	b.password(acme, "ann", "correct horse", nil)
+	anonymous := b.check("anonymous", ``)
+	for name, c := range map[string]struct {
+		check Check
+		lines []string
+	}{
+		"any":   {NewMethods(steps(b.check("key-auth", `{}`), b.method("basic", `{}`)), "any"), []string{"GET /", basicLine("ann", "correct horse")}},
+		"all":   {NewMethods(steps(b.check("key-auth", `{}`), b.method("basic", `{}`)), "all"), []string{"GET /", "X-Api-Key: " + key, basicLine("ann", "correct horse")}},
+		"none":  {NewMethods(steps(anonymous, b.check("key-auth", `{}`)), "any"), []string{"GET /"}},
+		"alone": {anonymous, []string{"GET /"}},
+	} {
+		x := b.call(c.lines...)
+		req := x.Request
+		run := func() {
+			x.Reset(req, b.now)
+			x.Route = &b.route
+			if v := c.check.Check(x); v.Refused() {
+				t.Fatal(v.Reason.Code)
+			}
+		}
+		run()
+		if n := testing.AllocsPerRun(100, run); n > 0 {
+			t.Errorf("%s: a call that passes allocates %v times", name, n)
+		}
+	}
+}
+
+// BenchmarkMethods is what a call pays for each method that accepts it.
+func BenchmarkMethods(b *testing.B) {
+	t := &testing.T{}
+	bed := newTestbed(t)
+	acme := bed.application("acme")
+	bed.password(acme, "ann", "correct horse", nil)
+	bed.signer(acme, "k", []byte("secret"), nil)
+	root := (*authorityOf)(nil).issue(t, named("Clients CA", isAuthority))
+	leaf := root.issue(t, named("acme")).cert
+	certificates, _ := bed.keeping(nil, "mtls", `{accept: any}`, func(e *Env) { e.Authorities = []*x509.Certificate{root.cert} })
+	for _, m := range []struct {
+		name  string
+		check Check
+		x     *Exchange
+	}{
+		{"basic", bed.method("basic", `{cacheFor: 1h}`), bed.call("GET /", basicLine("ann", "correct horse"))},
+		{"hmac", bed.method("hmac", `{}`), bed.call(bed.sign([]byte("secret"), `"@method" "@authority" "@path" "@query"`, fmt.Sprintf(`;created=%d;keyid="k"`, bed.now.Unix()), "GET /orders?page=2")...)},
+		{"mtls", certificates.(Check), showing(bed.call("GET /"), leaf)},
+	} {
+		b.Run(m.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if v := m.check.Check(m.x); v.Refused() {
+					b.Fatal(v.Reason.Code)
+				}
+			}
+		})
+	}
+}
