@@ -15,6 +15,8 @@ var All = []Kind{
 	{"hmac", Authentication, func() Policy { return new(HMAC) }},
 	{"mtls", Authentication, func() Policy { return new(MTLS) }},
 	{"forward-auth", Authentication, func() Policy { return new(ForwardAuth) }},
+	{"jwt", Authentication, func() Policy { return new(JWT) }},
+	{"introspection", Authentication, func() Policy { return new(Introspection) }},
 	{"anonymous", Authentication, func() Policy { return new(Anonymous) }},
 	{"subscription", Subscribed, func() Policy { return new(Subscribe) }},
 	{"access", Authorization, func() Policy { return new(Access) }},

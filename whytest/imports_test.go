@@ -31,6 +31,7 @@ var layers = map[string]struct {
 	"admin":     {[]string{"reason", "resource", "calllog", "gateway", "metric"}, "operators ask the gateway; it does not ask them"},
 	"examples":  {nil, "documents"},
 	"whytest":   {[]string{"consumer", "policy", "reason", "upstream", "resource", "calllog", "counter", "gateway", "snapshot", "wire"}, "only tests import it"},
+	"issuer":    {nil, "an OpenID provider for tests knows nothing of the gateway that they test"},
 	"bench":     {nil, "it measures binaries, like those of the peers"},
 	"docs":      {nil, "texts"},
 	"reference": {nil, "texts"},

@@ -41,6 +41,9 @@ import (
 // run the real commands as processes of their own. What they may use besides:
 //
 //	sample                    start the sample shop; documents name it as http://127.0.0.1:9000
+//	issuer                    start an OpenID provider; documents name it as http://127.0.0.1:9100
+//	issuer rotate|down|up     give it a new key, take it away, bring it back; revoke ends the token in $TOKEN
+//	token NAME CLAIM=VALUE…   put a token of it into $NAME, with claims changed
 //	serve ARGS                start `whygate serve ARGS` and wait until it takes calls; $GATEWAY is its URL,
 //	                          $ADDRESS its address alone
 //	drain                     end it with SIGTERM; it must exit with 0
@@ -69,7 +72,7 @@ import (
 //	until-seen TEXT FILE ARGS repeat `exec ARGS` until the file says TEXT
 //	interrupt FILE            end what watch started with Ctrl-C; it must exit with 0
 //
-// To says and shows the sample is at 127.0.0.1:9000 and the gateway at 127.0.0.1:8080, wherever they are.
+// To says and shows the sample is at 127.0.0.1:9000, the issuer at 127.0.0.1:9100 and the gateway at 127.0.0.1:8080, wherever they are.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"whygate": func() {
@@ -97,7 +100,7 @@ func TestScenarios(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"sample": scriptSample, "serve": scriptServe, "drain": scriptDrain, "crash": scriptCrash, "hup": scriptHup, "log": scriptLog,
-			"geodb":       scriptGeoDB,
+			"geodb": scriptGeoDB, "issuer": scriptIssuer, "token": scriptToken,
 			"certificate": scriptCertificate, "sign": scriptSign, "authorizer": scriptAuthorizer, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
 			"watch": scriptWatch, "until-seen": scriptUntilSeen, "interrupt": scriptInterrupt,
 		},
@@ -396,7 +399,7 @@ func scriptKeep(ts *testscript.TestScript, neg bool, args []string) {
 // printed is what the last command printed, with the addresses that a reader would have.
 func printed(ts *testscript.TestScript) string {
 	text := ts.ReadFile("stdout") + ts.ReadFile("stderr")
-	for name, usual := range map[string]string{"SAMPLE": "127.0.0.1:9000", "AUTHORIZER": "127.0.0.1:9001", "ADDRESS": "127.0.0.1:8080"} {
+	for name, usual := range map[string]string{"SAMPLE": "127.0.0.1:9000", "AUTHORIZER": "127.0.0.1:9001", "ISSUER": "127.0.0.1:9100", "ADDRESS": "127.0.0.1:8080"} {
 		if a := ts.Getenv(name); a != "" {
 			text = strings.ReplaceAll(text, a, usual)
 		}
