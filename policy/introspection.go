@@ -396,7 +396,7 @@ func (c *introspectionCheck) absent(x *Exchange, other bool) reason.Verdict {
 		return c.places.refuse(x, c.reasons.repeated.Refuse(places))
 	}
 	if x.Preflight {
-		return preflightVerdict(x, places)
+		return x.refusePreflight(c.Wants(), c.at)
 	}
 	facts := []reason.Fact{places, x.OwnerFact()}
 	if s := c.slip(x); s != "" {

@@ -335,7 +335,7 @@ func (c *jwtCheck) told(x *Exchange, a *acceptedToken) []reason.Fact {
 func (c *jwtCheck) absent(x *Exchange, other bool) reason.Verdict {
 	places := reason.Public("places", c.text).At(c.at)
 	if x.Preflight && !other {
-		return preflightVerdict(x, places)
+		return x.refusePreflight(c.Wants(), c.at)
 	}
 	if other {
 		return c.places.refuse(x, jwtReasons.repeated.Refuse(places))
@@ -348,11 +348,6 @@ func (c *jwtCheck) absent(x *Exchange, other bool) reason.Verdict {
 		facts = append(facts, reason.Public("slip", s))
 	}
 	return c.places.refuse(x, jwtReasons.missing.Refuse(facts...))
-}
-
-func preflightVerdict(x *Exchange, places reason.Fact) reason.Verdict {
-	return preflightRefused.Refuse(places, reason.Public("origin", strings.Clone(x.Fields.Get(wire.Origin))),
-		reason.Public("method", strings.Clone(x.Fields.Get(wire.AccessControlRequestMethod))), x.OwnerFact())
 }
 
 func (c *jwtCheck) malformed(x *Exchange, token string, err error) reason.Verdict {

@@ -684,15 +684,9 @@ func (c *claimCheck) enter(x *Exchange, who *tokenCaller) reason.Verdict {
 		if cred.Revoked || !cred.Until.IsZero() && !x.Now.Before(cred.Until) || x.Now.Before(cred.From) {
 			return c.notAccepted(x, who)
 		}
-		x.Credential, x.Application = cred, cred.Application
-		if cred.Application.Suspended {
-			x.Identity = &who.identity
-			facts := []reason.Fact{reason.Own("application", cred.Application.Name).At(cred.Application.Source), reason.Rule("written", cred.Application.Source.String())}
-			if o := x.Route.Operator; o.Contact != "" {
-				facts = append(facts, reason.Own("operator", o.Contact))
-			}
-			return applicationSuspended.Refuse(facts...)
-		}
+		v := x.identify(cred)
+		x.Identity = &who.identity
+		return v
 	}
 	x.Identity = &who.identity
 	return reason.Verdict{}
