@@ -12,8 +12,8 @@ import (
 
 // content is the request's content where a check has asked for it.
 type content struct {
-	read    bool // all of it
-	bytes   []byte
+	read    bool           // all of it
+	bytes   []byte         // what was read so far
 	refused reason.Verdict // why it could not be read
 }
 
@@ -49,7 +49,10 @@ func (c *call) Body(max int64) ([]byte, reason.Verdict) {
 	if b := c.route.Body; b != nil && b.Body >= 0 {
 		max = min(max, b.Body)
 	}
-	if c.x.Length > 0 {
+	if int64(len(k.bytes)) > max { // a check that only watches has read as much
+		return nil, tooLargeToCheck(&c.x, 0, max)
+	}
+	if c.x.Length > 0 && k.bytes == nil {
 		k.bytes = make([]byte, 0, c.x.Length)
 	}
 	if !c.w.Whole() {
@@ -61,14 +64,14 @@ func (c *call) Body(max int64) ([]byte, reason.Verdict) {
 			k.refused = c.unreadable(err)
 			return nil, k.refused
 		}
-		if c.pieceIn += int64(len(piece)); c.pieceIn > max {
-			k.refused = tooLargeToCheck(&c.x, 0, max)
-			c.head.Close = true
-			return nil, k.refused
-		}
+		// What was read is kept, also if it is too much: where the check only watches, the upstream gets it.
 		k.bytes = append(k.bytes, piece...)
+		k.read = last
+		if c.pieceIn += int64(len(piece)); c.pieceIn > max {
+			c.head.Close = !last
+			return nil, tooLargeToCheck(&c.x, 0, max)
+		}
 		if last {
-			k.read = true
 			return k.bytes, reason.Verdict{}
 		}
 	}

@@ -82,7 +82,7 @@ func (c *call) wholeContent() (content []byte, whole bool) {
 	if c.content.read {
 		return c.content.bytes, true
 	}
-	if !c.w.Whole() {
+	if len(c.content.bytes) > 0 || !c.w.Whole() {
 		return nil, false
 	}
 	piece, _, err := c.w.Next()
@@ -369,10 +369,16 @@ func (c *call) startUpload(trip upstream.Trip, wait time.Duration) *upload {
 	if b := c.route.Body; b != nil {
 		limit = b.Body
 	}
+	begun := c.content.bytes // what a check has read that only watches
 	go func() {
 		defer close(u.done)
 		for {
-			piece, last, err := c.w.Next()
+			var last bool
+			var err error
+			piece := begun
+			if begun = nil; len(piece) == 0 {
+				piece, last, err = c.w.Next()
+			}
 			if err != nil {
 				u.blame(err)
 				trip.Interrupt()

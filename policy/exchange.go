@@ -68,6 +68,10 @@ type Exchange struct {
 	scratch  []byte
 	content  []byte // instead of the request's own
 	replaced bool
+
+	// plain is the request's content without its content coding, once decoded is set.
+	plain   []byte
+	decoded bool
 }
 
 // Answer is an answer of the gateway itself that is no refusal.

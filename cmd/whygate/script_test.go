@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -52,7 +53,7 @@ import (
 //	log TEXT                  wait until its log says that
 //	geodb FILE ENTRY...       make a MaxMind-format database of entries '203.0.113.0/24 DE AS64496'; - for no country
 //	curl ARGS                 a small curl: -s -i -k -m -X -H -A -d -F -b -c -o -w --cert --key --http2; in -d and -H, "size:N" stands for N
-//	                          bytes; cookie files hold a line name=value for each
+//	                          bytes; in -d "gzip:N" for N bytes that are compressed; cookie files hold a line name=value for each
 //	certificate NAME WORDS    make the files NAME.crt and NAME.key, signed by themselves or "by CA"; "authority" makes
 //	                          one that can sign others, "expired" and "early" one that is not valid now
 //	sign KEY FILE METHOD URL  sign a call by RFC 9421 with the secret in FILE, as $INPUT and $SIGNATURE for the fields; behind it
@@ -710,6 +711,15 @@ func sized(arg string) (io.Reader, int64) {
 		var size int64
 		fmt.Sscan(n, &size)
 		return io.LimitReader(zeros{}, size), size
+	}
+	if n, ok := strings.CutPrefix(arg, "gzip:"); ok {
+		var size int64
+		fmt.Sscan(n, &size)
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		io.Copy(z, io.LimitReader(zeros{}, size))
+		z.Close()
+		return &b, int64(b.Len())
 	}
 	return strings.NewReader(arg), int64(len(arg))
 }
