@@ -3,7 +3,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
-.PHONY: help build run test race check bench fuzz h2spec docs clean
+.PHONY: help build run test race check bench fuzz h2spec crs docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -40,6 +40,9 @@ fuzz: ## run every fuzz target for FUZZTIME (60s)
 
 h2spec: ## run the HTTP/2 conformance suite (some minutes; builds h2spec from source)
 	WHYGATE_H2SPEC=1 $(GO) test ./gateway -run TestH2Spec -count=1 -v
+
+crs: ## run all regression tests of the OWASP Core Rule Set against a node (a minute)
+	WHYGATE_CRS=1 $(GO) test ./gateway -run TestCoreRuleSet -count=1 -v
 
 docs: ## write docs/reference from the code
 	$(GO) test ./cmd/whygate -run TestReference -update

@@ -126,8 +126,14 @@ var answerUnchanged = reason.New(reason.Reason{
 // errFilter wraps an error of a ContentFilter.
 type errFilter struct{ error }
 
-// notTransformed is the verdict on an answer that a filter could not change.
+func (e errFilter) Unwrap() error { return e.error }
+
+// notTransformed is the verdict on an answer that a filter could not change, or would not let out.
 func (c *call) notTransformed(err error) reason.Verdict {
+	var w policy.Withheld
+	if errors.As(err, &w) {
+		return w.Verdict
+	}
 	return answerUnchanged.Refuse(reason.Rule("error", err.Error()), c.x.OwnerFact())
 }
 

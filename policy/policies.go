@@ -32,6 +32,7 @@ var All = []Kind{
 	{"content-type", Content, func() Policy { return new(ContentType) }},
 	{"json-limits", Content, func() Policy { return new(JSONLimits) }},
 	{"schema", Content, func() Policy { return new(Schema) }},
+	{"waf", Content, func() Policy { return new(WAF) }},
 	{"mock", Answering, func() Policy { return new(Mock) }},
 	{"cache", Answering, func() Policy { return new(Cache) }},
 	{"headers", Rewrite, func() Policy { return new(Headers) }},
