@@ -220,8 +220,10 @@ func TestForwardAuthIsRemembered(t *testing.T) {
 	if !asks(time.Minute, "GET /a", ann) {
 		t.Error("an answer counts for ever")
 	}
-	if !asks(0, "GET /a", "Authorization: Bearer no") || !asks(0, "GET /a", "Authorization: Bearer no") {
-		t.Error("a refusal is remembered")
+	for range 2 {
+		if !asks(0, "GET /a", "Authorization: Bearer no") {
+			t.Error("a refusal is remembered")
+		}
 	}
 	if c = made(); asks(0, "GET /b", ann) {
 		t.Error("a new revision has forgotten")

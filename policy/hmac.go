@@ -353,16 +353,16 @@ func fieldValues(x *Exchange, name string) (values []string) {
 func (c *hmacCheck) signature(x *Exchange) (s *signed, cred *consumer.Credential, err error) {
 	inputs, err := httpsfv.UnmarshalDictionary(fieldValues(x, "Signature-Input"))
 	if err != nil {
-		return nil, nil, errors.New("Signature-Input is no dictionary of structured fields")
+		return nil, nil, errors.New("the field Signature-Input is no dictionary of structured fields")
 	}
 	values, err := httpsfv.UnmarshalDictionary(fieldValues(x, "Signature"))
 	if err != nil {
-		return nil, nil, errors.New("Signature is no dictionary of structured fields")
+		return nil, nil, errors.New("the field Signature is no dictionary of structured fields")
 	}
 	labels := inputs.Names()
 	switch {
 	case len(labels) == 0:
-		return nil, nil, errors.New("Signature is there without Signature-Input, or that is empty")
+		return nil, nil, errors.New("the field Signature is there without Signature-Input, or that is empty")
 	case len(labels) > maxSignatures:
 		return nil, nil, errors.New("there are more than " + plural(maxSignatures, "signature"))
 	case c.Label != "" && !slices.Contains(labels, c.Label):

@@ -481,7 +481,6 @@ type jsonMasking struct {
 	s      jsonScanner
 	copied int // of the text, into out
 	active []pathAt
-	name   []byte
 }
 
 // replace puts a string of JSON instead of a part of the text.

@@ -73,8 +73,7 @@ var mockNoSuch = reason.New(reason.Reason{
 
 type mockAnswer struct {
 	Answer
-	name    string
-	applied wire.Field
+	name string
 }
 
 type mockCheck struct {

@@ -132,7 +132,7 @@ func (p originPattern) matches(origin string) bool {
 		return rest[0] == ':' && len(rest) <= 6 && strings.Trim(rest[1:], "0123456789") == "" && len(rest) > 1
 	}
 	n := len(rest) - len(p.after)
-	return n > 0 && wire.EqualFold(rest[n:], p.after) && strings.IndexAny(rest[:n], "/:@[]?#") < 0
+	return n > 0 && wire.EqualFold(rest[n:], p.after) && !strings.ContainsAny(rest[:n], "/:@[]?#")
 }
 
 // ownOrigin: browsers send Origin with calls to the page's own origin too.
