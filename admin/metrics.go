@@ -42,6 +42,10 @@ var (
 	unreadableDesc  = prometheus.NewDesc("whygate_journal_unreadable_files", "Journal files that cannot be read.", nil, nil)
 	journalDesc     = prometheus.NewDesc("whygate_journal_bytes", "Size of the journal on disk.", nil, nil)
 	countersDesc    = prometheus.NewDesc("whygate_rate_limit_counters", "Rates being counted in memory.", nil, nil)
+	storeUpDesc     = prometheus.NewDesc("whygate_counter_store_up", "1 while the shared counters answer.", nil, nil)
+	storeAskedDesc  = prometheus.NewDesc("whygate_counter_store_calls_total", "Calls whose limits the shared counters counted.", nil, nil)
+	storeFailedDesc = prometheus.NewDesc("whygate_counter_store_failures_total", "Times that the shared counters went away.", nil, nil)
+	storeAloneDesc  = prometheus.NewDesc("whygate_counter_store_missed_calls_total", "Calls that were decided without the shared counters, as counters.whenAway says.", nil, nil)
 )
 
 // Describe sends nothing: the metrics are checked by their golden list.
@@ -97,6 +101,13 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	if snap := g.Snapshot(); snap != nil {
 		gauge(revisionDesc, float64(snap.Revision))
 		gauge(loadedDesc, float64(snap.Loaded.UnixNano())/1e9)
+		if sh := snap.Shared; sh != nil {
+			st := sh.Store.Stats()
+			gauge(storeUpDesc, flag(st.Up))
+			count(storeAskedDesc, st.Asked)
+			count(storeFailedDesc, st.Failed)
+			count(storeAloneDesc, st.Without)
+		}
 		now := time.Now()
 		for name, u := range snap.Upstreams {
 			gauge(breakerDesc, flag(u.BreakerOpen()), name)

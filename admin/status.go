@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/counter"
 )
 
 // Status is how a node is.
@@ -28,6 +29,7 @@ type Status struct {
 	Panics    int64            `json:"panics"`
 	Upstreams []UpstreamStatus `json:"upstreams"`
 	Records   *calllog.Stats   `json:"records,omitempty"`
+	Counters  *CounterStatus   `json:"counters,omitempty"`
 	Memory    uint64           `json:"memory"` // bytes that Go has from the system
 }
 
@@ -36,6 +38,13 @@ type Consumers struct {
 	Applications  int `json:"applications"`
 	Credentials   int `json:"credentials"`
 	Subscriptions int `json:"subscriptions"`
+}
+
+// CounterStatus is how the shared counters are.
+type CounterStatus struct {
+	counter.StoreStats
+	// WhenAway is how calls are decided without them: local, open or closed.
+	WhenAway string `json:"whenAway"`
 }
 
 // UpstreamStatus is how an upstream is.
@@ -71,6 +80,9 @@ func (s *Server) Status() Status {
 		st.Consumers.Applications, st.Consumers.Credentials, st.Consumers.Subscriptions = snap.Consumers.Counts()
 		for _, a := range g.Addresses() {
 			st.Listeners = append(st.Listeners, a.String())
+		}
+		if sh := snap.Shared; sh != nil {
+			st.Counters = &CounterStatus{sh.Store.Stats(), sh.WhenAway}
 		}
 		now := time.Now()
 		for _, d := range snap.Set.Upstreams {

@@ -64,7 +64,9 @@ type Exchange struct {
 	Tightest counter.Result
 	limited  bool
 
-	held     []hold // one for each limit that was passed
+	shared   []*counter.Call // what the shared counters were asked, at most once per limit
+	away     bool            // the shared counters could not be asked
+	held     []hold          // one for each limit that was passed
 	scratch  []byte
 	content  []byte // instead of the request's own
 	replaced bool
@@ -158,6 +160,8 @@ type Route struct {
 	// Versions of the API that are in service.
 	Versions []string
 	Source   *reason.Source
+
+	shared []sharedStep // limits that are counted in the shared counters
 }
 
 // OpenStage is a stage that an application can call without a subscription.
@@ -171,6 +175,8 @@ type hold struct {
 	key      counter.Key
 	name     string // of a quota
 	cost     int64  // taken of a rate
+	shared   *counter.Call
+	share    bool // it was taken of this node's share
 }
 
 type releaser interface{ release(h *hold) }
@@ -196,11 +202,13 @@ func (x *Exchange) Finish() {
 		x.held[i] = hold{}
 	}
 	x.held = x.held[:0]
+	clear(x.shared)
+	x.shared = x.shared[:0]
 }
 
 // Reset readies the exchange for its next call, keeping its memory.
 func (x *Exchange) Reset(r *wire.Request, now time.Time) {
-	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], Onward: x.Onward[:0], Notes: x.Notes[:0], held: x.held[:0], scratch: x.scratch[:0], BodySize: r.Length}
+	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], Onward: x.Onward[:0], Notes: x.Notes[:0], held: x.held[:0], shared: x.shared[:0], scratch: x.scratch[:0], BodySize: r.Length}
 }
 
 // limit notes how a limit stands, for the record and the answer's fields.

@@ -198,6 +198,7 @@ type Env struct {
 	Trust     *Trust
 	Memory    *counter.Memory
 	Quotas    *counter.Quotas
+	Shared    *Shared // nil where each node counts for itself
 	Gateway   *resource.Gateway
 
 	// LimitName is the same for all routes that share this policy, and from one revision to

@@ -22,6 +22,7 @@ type testbed struct {
 	trust     *Trust
 	memory    *counter.Memory
 	quotas    *counter.Quotas
+	shared    *Shared
 	gateway   resource.Gateway
 	route     Route
 	kinds     map[string]bool
@@ -53,7 +54,7 @@ func (b *testbed) compile(kind, config string) (any, resource.Problems) {
 	}
 	b.kinds[kind] = true
 	made := p.Compile(&Env{Node: node, Name: kind, Problems: &problems, Route: &b.route, Consumers: b.consumers, Trust: b.trust, Memory: b.memory,
-		Quotas: b.quotas, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds,
+		Quotas: b.quotas, Shared: b.shared, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds,
 		Keep: func(_ string, create func() Kept) Kept { return create() }})
 	return made, problems
 }
@@ -613,7 +614,7 @@ func TestPassingDoesNotAllocate(t *testing.T) {
 	b.consumers.AddSubscription(&consumer.Subscription{Name: "s", Application: acme, API: "orders", Plan: plan, State: consumer.Active})
 	checks := []Check{b.check("ip-access", `{allow: [203.0.113.0/24]}`), b.check("size", `{}`), b.check("key-auth", `{}`), b.check("subscription", ``),
 		b.check("rate-limit", `{requests: 1000000000, period: 1s}`), b.check("concurrency", `{calls: 10}`)}
-	for _, s := range NewPlanSteps(b.consumers.Plans(), b.memory, b.quotas) {
+	for _, s := range NewPlanSteps(b.consumers.Plans(), b.memory, b.quotas, nil) {
 		checks = append(checks, s.Check)
 	}
 	x := b.call("GET /", "X-Api-Key: "+key)

@@ -12,6 +12,9 @@ import (
 // month or year, in a time zone. Quotas outlive a restart of the node. A call that a later check
 // refuses is not counted.
 //
+// Each node counts for itself. With counters.store: redis in the Gateway all nodes count together, in periods by
+// the clock of the store.
+//
 //	policies:
 //	- quota: {requests: 10000, period: month, timeZone: Europe/Berlin}
 type Quota struct {
@@ -54,6 +57,19 @@ type quotaOf struct {
 	quotas *counter.Quotas
 	trust  *Trust
 	now    atomic.Pointer[counter.Period] // the one that the last call lay in
+
+	shared *Shared
+	asker  sharer
+	asked  *counter.SharedQuota
+	share  int64                         // of this node, while the shared counters are away
+	spans  atomic.Pointer[counter.Spans] // around the period of the last call
+}
+
+// sharedBy has the quota counted by the shared counters, if there are any.
+func (q *quotaOf) sharedBy(s *Shared, asker sharer, name string) {
+	if s != nil {
+		q.shared, q.asker, q.asked, q.share = s, asker, counter.NewSharedQuota(name, q.limit), s.number(q.limit)
+	}
 }
 
 // Compile loads the time zone.
@@ -64,21 +80,46 @@ func (p *Quota) Compile(env *Env) any {
 	}
 	c := &quotaCheck{per: p.Per, name: env.LimitName + "\x00"}
 	c.limit, c.period, c.zone, c.at, c.quotas, c.trust = p.Requests, p.Period, zone, env.Source("requests"), env.Quotas, env.Trust
+	c.sharedBy(env.Shared, c, env.LimitName)
 	env.lintPer("quota", p.Per)
 	return c
 }
 
 // Check counts one call.
 func (c *quotaCheck) Check(x *Exchange) reason.Verdict {
+	who, per := c.who(x)
+	return c.check(x, who, per)
+}
+
+// who is counted, behind the name of the limit, and as what.
+func (c *quotaCheck) who(x *Exchange) (who, per string) {
 	switch {
 	case c.per == "route":
-		return c.check(x, c.name, "route")
+		return c.name, "route"
 	case c.per == "credential" && x.Credential != nil:
-		return c.check(x, x.Text(c.name, x.Credential.Prefix), "credential")
+		return x.Text(c.name, x.Credential.Prefix), "credential"
 	case c.per == "application" && x.Application != nil:
-		return c.check(x, x.Text(c.name, x.Application.Name), "application")
+		return x.Text(c.name, x.Application.Name), "application"
 	}
-	return c.check(x, x.Text(c.name, x.AddrText(countedAddr(x.Client.Addr))), "address")
+	return x.Text(c.name, x.AddrText(countedAddr(x.Client.Addr))), "address"
+}
+
+func (c *quotaCheck) ask(x *Exchange, call *counter.Call, watch bool) {
+	if c.shared != nil {
+		who, _ := c.who(x)
+		call.Quota(&c.quotaOf, c.asked, c.spansAt(x.Now), who, 1, watch)
+	}
+}
+
+// spansAt are the periods around that of t.
+func (q *quotaOf) spansAt(t time.Time) *counter.Spans {
+	p := q.periodAt(t)
+	if s := q.spans.Load(); s != nil && s.Around(p) {
+		return s
+	}
+	s := counter.SpansOf(q.period, p, q.zone)
+	q.spans.Store(s)
+	return s
 }
 
 func (q *quotaOf) periodAt(t time.Time) counter.Period {
@@ -92,13 +133,31 @@ func (q *quotaOf) periodAt(t time.Time) counter.Period {
 
 func (q *quotaOf) check(x *Exchange, name, per string) reason.Verdict {
 	p := q.periodAt(x.Now)
-	res := q.quotas.Take(name, q.limit, p, x.Now, x.Explaining)
+	limit := q.limit
+	by, asked := q.shared.count(x, q.asker, q)
+	var res counter.Result
+	switch {
+	case by == byStore:
+		res, p = asked.Result, asked.Period
+		res.Limit = limit
+	case by == byNobody:
+		return q.shared.open(x)
+	case by == refused:
+		return q.shared.refuse(x)
+	default:
+		if by == byShare {
+			limit = q.share
+		}
+		res = q.quotas.Take(name, limit, p, x.Now, x.Explaining)
+	}
 	x.limit(res)
 	if res.OK {
 		if x.Explaining {
-			return reason.Pass(reason.Own("used", q.limit-res.Left-1), reason.Own("limit", q.limit).At(q.at), reason.Own("period", q.period), reason.Own("counter", x.counterText(per)))
+			return reason.Pass(reason.Own("used", limit-res.Left-1), reason.Own("limit", limit).At(q.at), reason.Own("period", q.period), reason.Own("counter", by.counterText(x, per)))
 		}
-		x.hold(hold{onRefuse: q, name: name})
+		if by != byStore {
+			x.hold(hold{onRefuse: q, name: name})
+		}
 		return reason.Verdict{}
 	}
 	x.Extra.Add("Retry-After", secondsText(res.Retry))
@@ -111,7 +170,7 @@ func (q *quotaOf) check(x *Exchange, name, per string) reason.Verdict {
 		reason.Public("retry_after", res.Retry.Round(time.Second)),
 		reason.Public("ends_in", roughly(res.Retry)),
 		reason.Public("reset", p.End),
-		reason.Own("allowance", allCalls(q.limit)),
+		reason.Own("allowance", allCalls(limit)+q.shared.shareText(by)),
 		reason.Own("rule", ruleText(q.limit, " per "+q.period, per)),
 		x.OwnerFact(),
 	}

@@ -18,6 +18,9 @@ import (
 // RateLimit-Policy too. Every caller has a counter of their own; which one it was is a fact
 // of each refusal.
 //
+// Each node counts for itself in memory, at no cost worth mentioning. With counters.store: redis in the
+// Gateway all nodes count together and exactly, for one round trip per call.
+//
 //	policies:
 //	- rate-limit: {requests: 100, period: 1m, per: application}
 type RateLimit struct {
@@ -64,6 +67,18 @@ type limitOf struct {
 	at          *reason.Source
 	memory      *counter.Memory
 	trust       *Trust
+
+	shared *Shared
+	asker  sharer
+	asked  *counter.SharedRate
+	share  counter.Rate // of this node, while the shared counters are away
+}
+
+// sharedBy has the rate counted by the shared counters, if there are any.
+func (l *limitOf) sharedBy(s *Shared, asker sharer, name string) {
+	if s != nil {
+		l.shared, l.asker, l.asked, l.share = s, asker, counter.NewSharedRate(name, l.rate), s.rate(l.rate)
+	}
 }
 
 // Compile prepares the arithmetic.
@@ -78,6 +93,7 @@ func (p *RateLimit) Compile(env *Env) any {
 	}
 	c.policyField = policyField(c.name, c.rate)
 	c.cost = env.compileCost("cost", p.Cost, c.rate)
+	c.sharedBy(env.Shared, c, env.LimitName)
 	env.lintPer("rate-limit", p.Per)
 	return c
 }
@@ -88,15 +104,31 @@ func policyField(name string, r counter.Rate) string {
 
 // key finds the counter of this call and who it counts.
 func (c *rateCheck) key(x *Exchange) (counter.Key, string) {
+	who, per := c.who(x)
+	return counter.KeyOf(c.limit, who), per
+}
+
+// who is counted, and as what.
+func (c *rateCheck) who(x *Exchange) (who, per string) {
 	switch {
 	case c.per == "route":
-		return counter.KeyOf(c.limit, ""), "route"
+		return "", "route"
 	case c.per == "credential" && x.Credential != nil:
-		return counter.KeyOf(c.limit, x.Credential.Prefix), "credential"
+		return x.Credential.Prefix, "credential"
 	case c.per == "application" && x.Application != nil:
-		return counter.KeyOf(c.limit, x.Application.Name), "application"
+		return x.Application.Name, "application"
 	}
-	return counter.KeyOf(c.limit, x.AddrText(countedAddr(x.Client.Addr))), "address"
+	return x.AddrText(countedAddr(x.Client.Addr)), "address"
+}
+
+func (c *rateCheck) ask(x *Exchange, call *counter.Call, watch bool) {
+	if c.shared == nil {
+		return
+	}
+	if n, v := c.cost.call(x); !v.Refused() {
+		who, _ := c.who(x)
+		call.Rate(&c.limitOf, c.asked, who, n, watch)
+	}
 }
 
 // countedAddr: whoever has one IPv6 address has 2^64 of them.
@@ -121,24 +153,40 @@ func (c *rateCheck) Check(x *Exchange) reason.Verdict {
 
 // check takes the cost of a call from the counter.
 func (l *limitOf) check(x *Exchange, k counter.Key, per string, cost int64) reason.Verdict {
+	rate := l.rate
+	by, asked := l.shared.count(x, l.asker, l)
 	var res counter.Result
-	if x.Explaining {
-		res = l.memory.Peek(k, l.rate, cost, x.Now)
-	} else {
-		res = l.memory.Take(k, l.rate, cost, x.Now)
+	switch {
+	case by == byStore:
+		res = asked.Result
+	case by == byNobody:
+		return l.shared.open(x)
+	case by == refused:
+		return l.shared.refuse(x)
+	default:
+		if by == byShare {
+			rate = l.share
+		}
+		if x.Explaining {
+			res = l.memory.Peek(k, rate, cost, x.Now)
+		} else {
+			res = l.memory.Take(k, rate, cost, x.Now)
+		}
 	}
 	tightest := !x.limited || res.Left < x.Tightest.Left
 	x.limit(res)
 	if res.OK {
 		if x.Explaining {
-			v := reason.Pass(reason.Own("used", l.rate.Burst-res.Left-cost), reason.Own("limit", l.rate.Burst).At(l.at),
-				reason.Own("period", l.rate.Period), reason.Own("counter", x.counterText(per)))
+			v := reason.Pass(reason.Own("used", rate.Burst-res.Left-cost), reason.Own("limit", rate.Burst).At(l.at),
+				reason.Own("period", l.rate.Period), reason.Own("counter", by.counterText(x, per)))
 			if cost != 1 {
 				v.Facts = append(v.Facts, reason.Own("cost", cost))
 			}
 			return v
 		}
-		x.hold(hold{onRefuse: l, key: k, cost: cost})
+		if by != byStore {
+			x.hold(hold{onRefuse: l, key: k, cost: cost, share: by == byShare})
+		}
 		if tightest {
 			l.tell(x, res)
 		}
@@ -161,9 +209,12 @@ func (l *limitOf) check(x *Exchange, k counter.Key, per string, cost int64) reas
 		facts = append(facts, reason.Own("burst", l.rate.Burst))
 		allowance = allCalls(l.rate.Burst) + " that may come at once"
 	}
+	if by == byShare {
+		allowance = allCalls(rate.Burst) + l.shared.shareText(by)
+	}
 	if cost != 1 {
 		facts = append(facts, reason.Own("cost", cost), reason.Own("left", res.Left))
-		allowance = strconv.FormatInt(l.rate.Burst-res.Left, 10) + " of " + strconv.FormatInt(l.rate.Burst, 10) + each
+		allowance = strconv.FormatInt(rate.Burst-res.Left, 10) + " of " + strconv.FormatInt(rate.Burst, 10) + each
 	}
 	facts = append(facts, reason.Own("allowance", allowance), reason.Own("rule", ruleText(l.rate.Requests, each, per)))
 	if l.of != "" {
@@ -173,7 +224,13 @@ func (l *limitOf) check(x *Exchange, k counter.Key, per string, cost int64) reas
 }
 
 // release gives a call back that a later check refused.
-func (l *limitOf) release(h *hold) { l.memory.Return(h.key, l.rate, h.cost) }
+func (l *limitOf) release(h *hold) {
+	rate := l.rate
+	if h.share {
+		rate = l.share
+	}
+	l.memory.Return(h.key, rate, h.cost)
+}
 
 // tell sets the fields RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers)
 // to the limit that binds most.

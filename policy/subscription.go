@@ -213,16 +213,19 @@ func covers(version string, stages []string) string {
 
 // NewPlanSteps returns the checks that keep the rate limit and the quota of whatever plan a call
 // goes by. The snapshot adds them to routes with a subscription policy.
-func NewPlanSteps(plans []*consumer.Plan, m *counter.Memory, q *counter.Quotas) []Step {
+func NewPlanSteps(plans []*consumer.Plan, m *counter.Memory, q *counter.Quotas, shared *Shared) []Step {
 	rates, quotas := planRates{}, planQuotas{}
 	for _, p := range plans {
 		if r := p.Rate; r != nil {
 			l := &limitOf{rate: counter.Rate{Requests: int64(r.Requests), Burst: int64(r.Burst), Period: r.Period}, name: "plan", of: p.Name, at: r.Source, memory: m}
 			l.policyField = policyField(l.name, l.rate)
+			l.sharedBy(shared, rates, "plan")
 			rates[p] = l
 		}
 		if u := p.Quota; u != nil {
-			quotas[p] = &quotaOf{limit: u.Requests, period: u.Period, zone: u.Zone, of: p.Name, at: u.Source, quotas: q}
+			c := &quotaOf{limit: u.Requests, period: u.Period, zone: u.Zone, of: p.Name, at: u.Source, quotas: q}
+			c.sharedBy(shared, quotas, "plan")
+			quotas[p] = c
 		}
 	}
 	return []Step{
@@ -252,6 +255,18 @@ func (c planQuotas) Check(x *Exchange) reason.Verdict {
 		return q.check(x, x.Text("plan\x00", x.planKey()), "subscription")
 	}
 	return x.noLimit()
+}
+
+func (c planRates) ask(x *Exchange, call *counter.Call, watch bool) {
+	if l := c[x.Plan]; l != nil && l.shared != nil {
+		call.Rate(l, l.asked, x.planKey(), 1, watch)
+	}
+}
+
+func (c planQuotas) ask(x *Exchange, call *counter.Call, watch bool) {
+	if q := c[x.Plan]; q != nil && q.shared != nil {
+		call.Quota(q, q.asked, q.spansAt(x.Now), x.planKey(), 1, watch)
+	}
 }
 
 // noLimit lets pass what the plan leaves open.

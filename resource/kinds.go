@@ -73,6 +73,8 @@ type Gateway struct {
 	Records Records `json:"records"`
 	// Drain says how a node leaves.
 	Drain Drain `json:"drain"`
+	// Counters says where limits are counted.
+	Counters Counters `json:"counters"`
 }
 
 // Listener is one address that serves calls.
@@ -195,6 +197,35 @@ type Drain struct {
 	Delay Duration `json:"delay" default:"0s"`
 	// Deadline is how long calls in flight may take to end.
 	Deadline Duration `json:"deadline" default:"30s"`
+}
+
+// Counters says where rate limits, quotas and calls in flight are counted: by each node for
+// itself, or by all nodes together in Redis (5 or later) or Valkey. There all limits of a call are asked for in one
+// round trip, by the clock of the server, and a call waits no longer than Timeout.
+//
+// While the store is away, calls are decided as WhenAway says, without waiting for it; their records carry
+// the hint counters.away, and calls that passed meanwhile are not counted later. A call on its way to the
+// store when that fails may be counted there as well. The node finds out by itself when the store is back.
+type Counters struct {
+	// Store is where to count. redis stands for Valkey too; it is one server, with or without replicas, and
+	// no Redis Cluster.
+	Store string `json:"store" enum:"memory,redis" default:"memory"`
+	// URL of the store: redis://[user@]host:port/database, or rediss:// for TLS.
+	URL string `json:"url" example:"redis://10.0.0.9:6379/0"`
+	// Password says where the password of the store is.
+	Password *SecretRef `json:"password"`
+	// CA is a PEM file of the authorities to believe, for rediss. Empty: those of the system.
+	CA string `json:"ca" example:"tls/store-ca.crt"`
+	// Timeout bounds how long a call waits for the store.
+	Timeout Duration `json:"timeout" default:"50ms" min:"1ms" max:"5s"`
+	// WhenAway decides calls while the store is away: local counts LocalShare of each limit in this
+	// node, open lets all pass uncounted, closed refuses them with counter.unavailable.
+	WhenAway string `json:"whenAway" enum:"local,open,closed" default:"local"`
+	// LocalShare is the part of each limit that one node lets pass while the store is away. With
+	// three nodes a third keeps the limit, while more lets callers pass who are not spread evenly.
+	LocalShare float64 `json:"localShare" default:"0.5" min:"0.01" max:"1"`
+	// Prefix of all keys in the store. Nodes that count together have the same.
+	Prefix string `json:"prefix" default:"whygate" pattern:"^[A-Za-z0-9._-]{1,64}$" form:"1 to 64 letters, digits, . _ or -"`
 }
 
 // Upstream is a service behind the gateway: its targets and how to reach them.

@@ -56,7 +56,8 @@ func Compile(set *resource.Set, env Env) (*Snapshot, resource.Problems) {
 	c.consumers()
 	c.upstreams()
 	c.listeners()
-	c.planSteps = policy.NewPlanSteps(c.Consumers.Plans(), env.Memory, env.Quotas)
+	c.counters()
+	c.planSteps = policy.NewPlanSteps(c.Consumers.Plans(), env.Memory, env.Quotas, c.Shared)
 	for _, d := range set.APIs {
 		c.api(d)
 	}
@@ -189,7 +190,7 @@ func (c *compiler) credential(d *resource.Document[resource.Credential], cred *c
 }
 
 // secret reads what a document says where to find.
-func (c *compiler) secret(d *resource.Document[resource.Credential], field string, ref resource.SecretRef) []byte {
+func (c *compiler) secret(d documentOf, field string, ref resource.SecretRef) []byte {
 	switch {
 	case (ref.File == "") == (ref.Env == ""):
 		c.problem(d.Problem(field, "a secret is in a file or in an environment variable", "write file: or env:"))
@@ -200,17 +201,31 @@ func (c *compiler) secret(d *resource.Document[resource.Credential], field strin
 		}
 		return []byte(v)
 	default:
-		path := d.Resolve(ref.File)
-		c.Watched = append(c.Watched, path)
-		b, err := os.ReadFile(path)
-		if err != nil {
-			c.problem(d.Problem(field+".file", fmt.Sprintf("the file cannot be read: %v", plainError(err)), ""))
-		} else if b = bytes.TrimRight(b, "\r\n"); len(b) == 0 {
+		b := c.read(d, field+".file", ref.File)
+		if b = bytes.TrimRight(b, "\r\n"); b != nil && len(b) == 0 {
 			c.problem(d.Problem(field+".file", "the file is empty", ""))
 		}
 		return b
 	}
 	return nil
+}
+
+// documentOf is a document of any kind.
+type documentOf interface {
+	Problem(field, message, hint string) resource.Problem
+	Resolve(path string) string
+}
+
+// read reads a file that a document names; nil if it cannot be read.
+func (c *compiler) read(d documentOf, field, file string) []byte {
+	path := d.Resolve(file)
+	c.Watched = append(c.Watched, path)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		c.problem(d.Problem(field, fmt.Sprintf("the file cannot be read: %v", plainError(err)), ""))
+		return nil
+	}
+	return append([]byte{}, b...)
 }
 
 // plainError leaves the path out, which stands in the message already.

@@ -62,6 +62,7 @@ func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *
 	c.implied(route, kinds)
 	c.lintRoute(m, field, route, kinds)
 	c.joinMethods(m, r, route)
+	route.ShareLimits(route.Steps)
 }
 
 // checkMethods finds methods of authentication that are to be enforced for some callers only, beside others:
@@ -175,7 +176,7 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	made, ok := c.compiled[key]
 	if !ok {
 		env := &policy.Env{Node: h.entry.Config, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
-			Memory: c.Memory, Quotas: c.Quotas, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Keep: c.keep, Local: c.local, Resolve: m.d.Resolve,
+			Memory: c.Memory, Quotas: c.Quotas, Shared: c.Shared, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Keep: c.keep, Local: c.local, Resolve: m.d.Resolve,
 			Watch: c.watch, Authorities: c.authorities, Log: c.Log}
 		made = config.Compile(env)
 		c.compiled[key] = made

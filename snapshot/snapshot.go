@@ -29,6 +29,8 @@ type Snapshot struct {
 	Operator  consumer.Owner
 	Trust     *policy.Trust
 	Consumers *consumer.Directory
+	// Shared are the counters that several nodes share, nil if there are none.
+	Shared    *policy.Shared
 	Routes    []*Route
 	Upstreams map[string]*upstream.Upstream
 	Listeners []*Listener

@@ -36,6 +36,8 @@ import (
 	"github.com/maxmind/mmdbwriter"
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/whygate/whygate/whytest/redisserver"
 )
 
 // The scenarios in examples/*.txtar are terminal sessions that are documentation and tests at once. They
@@ -62,6 +64,9 @@ import (
 //	                          refuses other tokens, and sends browsers without any to a login
 //	curl-is STATUS ARGS       succeed when curl is answered with that status
 //	tcp ADDRESS FILE          send a file with CRLF at the end of its lines and print what comes back
+//	redis ARGS                start a Redis or Valkey server with those arguments, where documents name it as
+//	                          127.0.0.1:6379; [redis] says whether this machine has one
+//	redis-crash, redis-again  end it with SIGKILL; start it again
 //	keep NAME                 put the last standard output into $NAME
 //	says TEXT                 the last command printed that, however it was spaced and wrapped
 //	shows FILE                the last command printed just that; … in the file stands for anything in a line,
@@ -99,11 +104,19 @@ func TestScenarios(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // or every command takes a second under the race detector
 			return nil
 		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "redis" {
+				return false, fmt.Errorf("there is no condition %q", cond)
+			}
+			_, err := redisserver.Binary()
+			return err == nil, nil
+		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"sample": scriptSample, "serve": scriptServe, "drain": scriptDrain, "crash": scriptCrash, "hup": scriptHup, "log": scriptLog,
 			"geodb": scriptGeoDB, "issuer": scriptIssuer, "token": scriptToken,
 			"certificate": scriptCertificate, "sign": scriptSign, "authorizer": scriptAuthorizer, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
 			"watch": scriptWatch, "until-seen": scriptUntilSeen, "interrupt": scriptInterrupt,
+			"redis": scriptRedis, "redis-crash": scriptRedisCrash, "redis-again": scriptRedisAgain,
 		},
 	})
 }
@@ -130,6 +143,34 @@ func replaceInDocuments(ts *testscript.TestScript, old, address string) {
 		}
 		return os.WriteFile(name, bytes.ReplaceAll(b, []byte(old), []byte(address)), 0o644)
 	}))
+}
+
+// stores are the Redis servers of all scripts, by working directory.
+var stores sync.Map
+
+func storeOf(ts *testscript.TestScript) *redisserver.Server {
+	s, ok := stores.Load(ts.Getenv("WORK"))
+	if !ok {
+		ts.Fatalf("no Redis has been started")
+	}
+	return s.(*redisserver.Server)
+}
+
+func scriptRedis(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(".redis")
+	ts.Check(os.MkdirAll(dir, 0o755))
+	s, err := redisserver.Start(dir, args...)
+	ts.Check(err)
+	ts.Defer(s.Kill)
+	stores.Store(ts.Getenv("WORK"), s)
+	ts.Setenv("REDIS", s.Addr)
+	replaceInDocuments(ts, "127.0.0.1:6379", s.Addr)
+}
+
+func scriptRedisCrash(ts *testscript.TestScript, neg bool, args []string) { storeOf(ts).Kill() }
+
+func scriptRedisAgain(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(storeOf(ts).Again())
 }
 
 // served is a node that a script runs.
@@ -400,7 +441,7 @@ func scriptKeep(ts *testscript.TestScript, neg bool, args []string) {
 // printed is what the last command printed, with the addresses that a reader would have.
 func printed(ts *testscript.TestScript) string {
 	text := ts.ReadFile("stdout") + ts.ReadFile("stderr")
-	for name, usual := range map[string]string{"SAMPLE": "127.0.0.1:9000", "AUTHORIZER": "127.0.0.1:9001", "ISSUER": "127.0.0.1:9100", "ADDRESS": "127.0.0.1:8080"} {
+	for name, usual := range map[string]string{"SAMPLE": "127.0.0.1:9000", "AUTHORIZER": "127.0.0.1:9001", "ISSUER": "127.0.0.1:9100", "REDIS": "127.0.0.1:6379", "ADDRESS": "127.0.0.1:8080"} {
 		if a := ts.Getenv(name); a != "" {
 			text = strings.ReplaceAll(text, a, usual)
 		}

@@ -71,6 +71,16 @@ func (a *app) tellStatus(st *admin.Status) {
 			t.line("", u.Name+": the breaker is open", "")
 		}
 	}
+	if c := st.Counters; c != nil {
+		text := fmt.Sprintf("%s answers, %s counted", c.Address, plural(int(c.Asked), "call"))
+		if !c.Up {
+			text = fmt.Sprintf("%s is %s since %s: %s", c.Address, s.bad("away"), reason.Stamp(c.Since), c.Error)
+		}
+		t.line("counters", text, "")
+		if c.Without > 0 {
+			t.line("", fmt.Sprintf("%s decided without them (%s)", plural(int(c.Without), "call"), c.WhenAway), "")
+		}
+	}
 	a.tellRecords(t, st)
 	t.line("memory", reason.Bytes(st.Memory).String(), "")
 }
