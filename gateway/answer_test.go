@@ -265,7 +265,7 @@ func TestEveryReasonAtEveryTier(t *testing.T) {
 		"client.gone": true, // nobody is left to be told; TestClientLeavesWhileWaiting
 		"basic.busy":  true, // of no certain number of calls; policy/basic_test.go
 	}
-	for _, c := range slices.Concat(refusals(), networkRefusals(t), contentRefusals()) {
+	for _, c := range slices.Concat(refusals(), networkRefusals(t), contentRefusals(), authorizationRefusals(t), tokenRefusals(t)) {
 		covered[c.code] = true
 		if reason.ByCode(c.code) == nil {
 			t.Errorf("there is no reason %s", c.code)

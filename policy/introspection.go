@@ -77,7 +77,7 @@ var (
 			{By: reason.Caller, Text: "get a new token: this one is unknown, expired or revoked there"},
 			{By: reason.Operator, Text: "see that client {client|of this gateway} may introspect tokens of that client and environment"},
 		},
-		Hint: "issuers do not say why; some call tokens inactive that the asking client may not see (RFC 7662 §2.2)",
+		Hint: "asked at {endpoint}; issuers do not say why, and some call tokens inactive that the asking client may not see (RFC 7662 §2.2)",
 	})
 	introspectionUnavailable = reason.New(reason.Reason{
 		Code: "introspection.unavailable", Status: 503,
@@ -87,7 +87,7 @@ var (
 		Seen:   "{why|none}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "try again in {retry_after}; the token itself may be good"},
-			{By: reason.Operator, Text: "see that this node reaches {issuer} and that its credentials are right there[: {why}]"},
+			{By: reason.Operator, Text: "see that this node reaches {issuer}[ at {endpoint}] and that its credentials[ of client {client}] are right there[: {why}]"},
 		},
 		Hint: "asking {issuer}: {why|no answer}",
 	})
@@ -238,7 +238,7 @@ func (s *introspector) question(token string, now time.Time) (*introspected, err
 	defer res.Body.Close()
 	switch {
 	case res.StatusCode == 401 || res.StatusCode == 403:
-		return nil, fmt.Errorf("%s answers %s: it does not accept the credentials of client %q", s.endpoint, clipped(res.Status, 60), s.id)
+		return nil, fmt.Errorf("%s answers %s: it does not accept the credentials of this gateway", s.endpoint, clipped(res.Status, 60))
 	case res.StatusCode != 200:
 		return nil, fmt.Errorf("%s answers %s", s.endpoint, clipped(res.Status, 60))
 	}
@@ -426,27 +426,23 @@ func (c *introspectionCheck) activity(x *Exchange, token string, a *introspected
 	default:
 		return reason.Verdict{}
 	}
-	facts := []reason.Fact{reason.Public("issuer", c.where()).At(c.at), reason.Public("asked", a.asked), reason.Inner("client", c.asks.id), x.OwnerFact()}
+	facts := []reason.Fact{reason.Public("issuer", c.where()).At(c.at), reason.Public("asked", a.asked), reason.Rule("endpoint", c.asks.endpoint), reason.Inner("client", c.asks.id), x.OwnerFact()}
 	if slip != "" {
 		facts = append(facts, reason.Public("slip", slip))
 	}
 	return introspectionInactive.Refuse(facts...)
 }
 
-// where names the issuer: by its name, or by the host that is asked.
+// where names the issuer. The address that is asked may be one inside, which strangers are not told.
 func (c *introspectionCheck) where() string {
 	if c.issuer != "" {
 		return c.issuer
 	}
-	u, err := url.Parse(c.asks.endpoint)
-	if err != nil {
-		return c.asks.endpoint
-	}
-	return u.Scheme + "://" + u.Host
+	return "the issuer"
 }
 
 func (c *introspectionCheck) unavailable(x *Exchange, err error) reason.Verdict {
 	x.Extra.Put(wire.RetryAfter, "5")
 	return introspectionUnavailable.Refuse(reason.Public("issuer", c.where()).At(c.at), reason.Public("timeout", c.asks.timeout), reason.Public("retry_after", 5*time.Second),
-		reason.Rule("why", err.Error()), x.OwnerFact())
+		reason.Rule("why", err.Error()), reason.Rule("endpoint", c.asks.endpoint).At(c.at), reason.Inner("client", c.asks.id), x.OwnerFact())
 }

@@ -76,7 +76,7 @@ func TestIntrospection(t *testing.T) {
 	t.Setenv("INTROSPECTION_SECRET", "wrong")
 	c := b.check("introspection", introspectionConfig)
 	x := b.bearer(is.Opaque(nil))
-	wants(t, c.Check(x), "introspection.unavailable", "does not accept the credentials of client")
+	wants(t, c.Check(x), "introspection.unavailable", "does not accept the credentials of this gateway")
 	if x.Extra.Get(wire.RetryAfter) == "" || x.Extra.Get(wire.WWWAuthenticate) != "" {
 		t.Errorf("fields %v", x.Extra)
 	}

@@ -94,7 +94,7 @@ var (
 			{By: reason.Caller, Text: "get a new token from {source}"},
 			{By: reason.Operator, Text: "if the key is new, publish it before it signs; keys are fetched again at most every {refetch}"},
 		},
-		Hint: "keys fetched {age} ago from {source}",
+		Hint: "keys fetched {age} ago from {source}[, at {jwks}]",
 	})
 	jwtSignature = reason.New(reason.Reason{
 		Code: "jwt.signature", Status: 401,
@@ -104,7 +104,7 @@ var (
 		Seen:   "alg {alg}[, kid {kid}], a signature of none of the {tried}[; {slip}]",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "get a new token from {source}, and send it unchanged"},
-			{By: reason.Operator, Text: "if all tokens are refused, compare the keys of {source} with those that the issuer signs with"},
+			{By: reason.Operator, Text: "if all tokens are refused, compare the keys of {source}[ at {jwks}] with those that the issuer signs with"},
 		},
 		Hint: "a token that was edited, one of another environment with the same kid, or a key that was exchanged under its old kid",
 	})
@@ -146,7 +146,7 @@ var (
 		Seen:   "{state}[: {why}]",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "try again in {retry_after}; the token itself may be good"},
-			{By: reason.Operator, Text: "see that this node reaches {source}[: {why}]"},
+			{By: reason.Operator, Text: "see that this node reaches {source}[ at {jwks}][: {why}]"},
 		},
 		Hint: "keys are fetched in the background: {state}[; {why}]",
 	})
@@ -157,7 +157,8 @@ type jwtCheck struct {
 	claimCheck
 	algorithms []string
 	keys       *keySource
-	source     string // of the keys, for sentences
+	source     string // of the keys, for sentences that anybody reads
+	jwks       string // where the keys are, if that is set
 	leeway     time.Duration
 	refetch    time.Duration
 	accept     string
@@ -212,7 +213,9 @@ func (p *JWT) Compile(env *Env) any {
 		if at == "" {
 			field, at = "issuer", p.Issuer
 		}
-		c.source = at
+		if c.source, c.jwks = p.Issuer, p.JWKS; c.source == "" {
+			c.source = "the issuer"
+		}
 		for i, a := range p.Algorithms {
 			if isHMAC(a) {
 				env.Problem(index("algorithms", i), "with HMAC whoever can check a token can make one", "%s wants a shared secret, and %s publishes keys", a, at)
@@ -440,12 +443,22 @@ func (c *jwtCheck) signature(x *Exchange, t *jwsToken, token string, sum [32]byt
 	if fit > len(found) {
 		tried = fmt.Sprintf("first %d of %d keys that fit", len(found), fit)
 	}
-	facts := append(c.headerFacts(t), reason.Public("source", c.source).At(c.at), reason.Public("tried", tried), x.OwnerFact())
+	facts := append(c.sourceFacts(x), c.headerFacts(t)...)
+	facts = append(facts, reason.Public("tried", tried))
 	slips := c.otherIssuer(t)
 	if len(slips) == 0 && !t.hasKid {
 		slips = []reason.Fact{reason.Public("slip", "it names no key (kid)")}
 	}
 	return nil, jwtSignature.Refuse(append(facts, slips...)...)
+}
+
+// sourceFacts say whose keys are used. The address of a key set may be one inside, which strangers are not told.
+func (c *jwtCheck) sourceFacts(x *Exchange) []reason.Fact {
+	facts := []reason.Fact{reason.Public("source", c.source).At(c.at), x.OwnerFact()}
+	if c.jwks != "" {
+		facts = append(facts, reason.Rule("jwks", c.jwks).At(c.at))
+	}
+	return facts
 }
 
 func (c *jwtCheck) headerFacts(t *jwsToken) []reason.Fact {
@@ -483,8 +496,7 @@ func (c *jwtCheck) wrongAlgorithm(x *Exchange, t *jwsToken, why string) reason.V
 }
 
 func (c *jwtCheck) unknownKey(x *Exchange, t *jwsToken, st *keyState) reason.Verdict {
-	facts := []reason.Fact{reason.Public("kid", strings.Clone(clipped(t.kid, 100))), reason.Public("source", c.source).At(c.at), reason.Public("keys", st.set.kids()),
-		reason.Public("refetch", c.refetch), x.OwnerFact()}
+	facts := append(c.sourceFacts(x), reason.Public("kid", strings.Clone(clipped(t.kid, 100))), reason.Public("keys", st.set.kids()), reason.Public("refetch", c.refetch))
 	if !st.fetched.IsZero() {
 		facts = append(facts, reason.Public("age", roughly(time.Since(st.fetched))))
 	}
@@ -497,7 +509,7 @@ func (c *jwtCheck) unknownKey(x *Exchange, t *jwsToken, st *keyState) reason.Ver
 }
 
 func (c *jwtCheck) unavailable(x *Exchange, st *keyState, slip string) reason.Verdict {
-	facts := []reason.Fact{reason.Public("source", c.source).At(c.at), reason.Public("retry_after", 5*time.Second), x.OwnerFact()}
+	facts := append(c.sourceFacts(x), reason.Public("retry_after", 5*time.Second))
 	state := "no keys have been fetched yet"
 	switch {
 	case st.gone:
