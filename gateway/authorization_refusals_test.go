@@ -67,6 +67,7 @@ func authorizationRefusals(t *testing.T) []refusal {
 		posts(body, "application/json", `{"amount": 1, "amount": 2}`),
 		posts(with("content.too-large", "rule: {maxBody: 5B, rules: [{name: hidden-rule, effect: allow, when: '"+amount+"'}]}"), "application/json", `{"amount": 1}`),
 		with("rate-limit.cost-unknown", "rate-limit: {requests: 12, period: 1h, cost: int(request.query.hidden_months)}"),
+		{code: "counter.unavailable", gateway: "  counters: {store: redis, url: \"redis://127.0.0.1:1\", whenAway: closed}", policies: "  - rate-limit: {requests: 5}"},
 		{code: "test.bad-content", method: "POST", body: "a bad one", edit: func(s *snapshot.Snapshot) {
 			for _, r := range s.Routes {
 				r.Steps = append(r.Steps, policy.Step{Check: reads{1000}, Name: "reads", Kind: "reads", Phase: policy.Content})
