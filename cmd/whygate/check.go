@@ -27,27 +27,32 @@ hardly mean what they say. The exit code is 1 when there are errors.`,
 				return usage("check what? name files or folders with documents")
 			}
 			snap, set, problems := compileOffline(args)
-			problems.Render(a.out, set.Sources(), a.style.on)
-			errs, warnings := count(problems)
-			switch {
-			case errs > 0:
-				fmt.Fprintf(a.out, "%s, %s\n", plural(errs, "error"), plural(warnings, "warning"))
-				return &exitError{code: exitWrong}
-			case warnings > 0 && strict:
-				fmt.Fprintf(a.out, "%s, and --strict\n", plural(warnings, "warning"))
-				return &exitError{code: exitWrong}
-			}
-			apps, keys, subs := snap.Consumers.Counts()
-			fmt.Fprintf(a.out, "%s %s in %s: %s, %s, %s, %s, %s\n", a.style.good("ok"), plural(len(set.Documents()), "document"), plural(len(set.Files()), "file"),
-				plural(len(snap.Routes), "route"), plural(len(snap.Upstreams), "upstream"), plural(apps, "application"), plural(keys, "credential"), plural(subs, "subscription"))
-			if warnings > 0 {
-				fmt.Fprintln(a.out, plural(warnings, "warning"))
-			}
-			return nil
+			return a.judge(snap, set, problems, strict)
 		},
 	}
 	c.Flags().BoolVar(&strict, "strict", false, "treat warnings as errors")
 	return c
+}
+
+// judge prints what was found, and decides the exit code.
+func (a *app) judge(snap *snapshot.Snapshot, set *resource.Set, problems resource.Problems, strict bool) error {
+	problems.Render(a.out, set.Sources(), a.style.on)
+	errs, warnings := count(problems)
+	switch {
+	case errs > 0:
+		fmt.Fprintf(a.out, "%s, %s\n", plural(errs, "error"), plural(warnings, "warning"))
+		return &exitError{code: exitWrong}
+	case warnings > 0 && strict:
+		fmt.Fprintf(a.out, "%s, and --strict\n", plural(warnings, "warning"))
+		return &exitError{code: exitWrong}
+	}
+	apps, keys, subs := snap.Consumers.Counts()
+	fmt.Fprintf(a.out, "%s %s in %s: %s, %s, %s, %s, %s\n", a.style.good("ok"), plural(len(set.Documents()), "document"), plural(len(set.Files()), "file"),
+		plural(len(snap.Routes), "route"), plural(len(snap.Upstreams), "upstream"), plural(apps, "application"), plural(keys, "credential"), plural(subs, "subscription"))
+	if warnings > 0 {
+		fmt.Fprintln(a.out, plural(warnings, "warning"))
+	}
+	return nil
 }
 
 // compileOffline compiles documents without bringing anything to life.
