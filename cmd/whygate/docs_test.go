@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/whygate/whygate/policy"
 )
 
 var (
@@ -155,6 +157,34 @@ func TestReadmeDocuments(t *testing.T) {
 		}
 		if _, _, problems := compileOffline([]string{file}); len(problems) > 0 {
 			t.Errorf("%s\n%v", b[1], problems)
+		}
+	}
+}
+
+// TestPolicyTables: the tables of policies by phase have each policy, in the order in which they decide.
+func TestPolicyTables(t *testing.T) {
+	var want []string
+	for _, k := range policy.All {
+		row := "| " + k.Phase.String() + " |"
+		if n := len(want); n == 0 || !strings.HasPrefix(want[n-1], row) {
+			want = append(want, row)
+		}
+		want[len(want)-1] += " " + k.Name
+	}
+	for _, file := range []string{"../../README.md", "../../docs/architecture.md"} {
+		_, table, _ := strings.Cut(read(t, file), "\n| phase | policies |\n|---|---|\n")
+		table, _, _ = strings.Cut(table, "\n\n")
+		var have []string
+		for line := range strings.SplitSeq(table, "\n") {
+			phase, names, _ := strings.Cut(strings.TrimPrefix(line, "| "), " | ")
+			row := "| " + phase + " |"
+			for _, m := range regexp.MustCompile("`([a-z-]+)`").FindAllStringSubmatch(names, -1) {
+				row += " " + m[1]
+			}
+			have = append(have, row)
+		}
+		if d := cmp.Diff(want, have); d != "" {
+			t.Errorf("%s:\n%s", file, d)
 		}
 	}
 }

@@ -158,6 +158,9 @@ func (l *linter) held(e entry, all []entry, wanted, choice []string, word string
 			return // names may come from elsewhere
 		}
 	}
+	if len(l.snap.Set.Credentials) == 0 {
+		return // they are elsewhere
+	}
 	var known []string
 	for _, d := range l.snap.Set.Credentials {
 		known = append(known, of(d.Spec)...)

@@ -76,6 +76,7 @@ import (
 //	eventually TEXT ARGS      repeat it until it says TEXT
 //	watch FILE ARGS           start a command in the background, whose output goes into that file
 //	until-seen TEXT FILE ARGS repeat `exec ARGS` until the file says TEXT
+//	shell COMMAND             run it with sh, which calls the gateway at 127.0.0.1:8080
 //	interrupt FILE            end what watch started with Ctrl-C; it must exit with 0
 //
 // To says and shows the sample is at 127.0.0.1:9000, the issuer at 127.0.0.1:9100 and the gateway at 127.0.0.1:8080, wherever they are.
@@ -92,9 +93,12 @@ func TestMain(m *testing.M) {
 	})
 }
 
-func TestScenarios(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "../../examples",
+func TestScenarios(t *testing.T) { testscript.Run(t, scriptParams("../../examples")) }
+
+// scriptParams are how the scenarios of a folder are run.
+func scriptParams(dir string) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       *update,
@@ -115,10 +119,10 @@ func TestScenarios(t *testing.T) {
 			"sample": scriptSample, "serve": scriptServe, "drain": scriptDrain, "crash": scriptCrash, "hup": scriptHup, "log": scriptLog,
 			"geodb": scriptGeoDB, "issuer": scriptIssuer, "token": scriptToken,
 			"certificate": scriptCertificate, "sign": scriptSign, "authorizer": scriptAuthorizer, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
-			"watch": scriptWatch, "until-seen": scriptUntilSeen, "interrupt": scriptInterrupt,
+			"watch": scriptWatch, "until-seen": scriptUntilSeen, "interrupt": scriptInterrupt, "shell": scriptShell,
 			"redis": scriptRedis, "redis-crash": scriptRedisCrash, "redis-again": scriptRedisAgain,
 		},
-	})
+	}
 }
 
 // scriptSample starts the shop and points the documents of the scenario at it.
