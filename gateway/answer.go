@@ -122,7 +122,7 @@ func (c *call) failed(v reason.Verdict) {
 			c.x.Extra.Put(wire.RetryAfter, strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10))
 		}
 	}
-	c.write(v, v.Reason.Status)
+	c.write(v, v.StatusCode())
 }
 
 // tier is how much of a refusal this caller may read.

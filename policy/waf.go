@@ -431,7 +431,7 @@ func (c *wafCheck) refuse(x *Exchange, f *findings) reason.Verdict {
 	if id := f.refused.RuleID; id != wafInbound && id != wafInboundToo {
 		facts = append(facts, reason.Rule("denied_by", id))
 	}
-	return wafBlocked.Refuse(facts...)
+	return f.withStatus(wafBlocked.Refuse(facts...))
 }
 
 // facts are those of both phases.

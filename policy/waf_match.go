@@ -14,6 +14,8 @@ import (
 	"github.com/corazawaf/coraza/v3/types"
 	"github.com/corazawaf/coraza/v3/types/variables"
 	"github.com/tidwall/gjson"
+
+	"github.com/whygate/whygate/reason"
 )
 
 // WAFMatch is one place of a call that a rule matched, and what that added to the score.
@@ -404,3 +406,19 @@ func pointerIn(v gjson.Result, rest string, steps *int) (pointer string, ok bool
 	})
 	return pointer, ok
 }
+
+// withStatus gives a refusal the status that a rule of the user's directives asks for, 403 where it names
+// none. The rule set asks for none.
+func (f *findings) withStatus(v reason.Verdict) reason.Verdict {
+	in := f.refused
+	if in == nil || in.RuleID >= firstOfRuleSet && in.RuleID <= lastOfRuleSet {
+		return v
+	}
+	if v.Status = in.Status; v.Status < 400 || v.Status > 599 {
+		v.Status = http.StatusForbidden
+	}
+	return v
+}
+
+// The rule ids of the OWASP rule set.
+const firstOfRuleSet, lastOfRuleSet = 900_000, 999_999

@@ -92,7 +92,7 @@ func (w *wafAnswer) judge(content []byte) reason.Verdict {
 		return reason.Verdict{}
 	}
 	f := w.c.engine.find(w.tx, types.PhaseResponseHeaders, types.PhaseResponseBody, "")
-	return wafResponse.Refuse(f.facts(w.x, reason.Rule("threshold", w.c.outbound).At(w.c.outboundAt))...)
+	return f.withStatus(wafResponse.Refuse(f.facts(w.x, reason.Rule("threshold", w.c.outbound).At(w.c.outboundAt))...))
 }
 
 // Withheld is the error of a ContentFilter that refuses the answer. While nothing of that was sent, the
