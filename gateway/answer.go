@@ -62,7 +62,7 @@ func (c *call) next(step int) (trail reason.Trail) {
 	a.refused(refused)
 	for i := range steps {
 		trail = append(trail, a.ask(&steps[i]))
-		if endsPreflight(&c.x, &steps[i]) {
+		if a.answered || endsPreflight(&c.x, &steps[i]) {
 			break
 		}
 	}
@@ -75,6 +75,8 @@ type asker struct {
 	// blind is set when a check that identifies the caller refused. What checks behind it say
 	// would hold for nobody, unless another one has identified the caller.
 	blind bool
+	// answered is set when a check would answer the call: those behind it are not asked then.
+	answered bool
 }
 
 func (a *asker) ask(s *policy.Step) reason.Entry {
@@ -87,6 +89,7 @@ func (a *asker) ask(s *policy.Step) reason.Entry {
 	}
 	v := s.Check.Check(a.x)
 	unknown := a.x.Unknown
+	a.answered = a.x.Answer != nil && !v.Refused() && !s.Watches(a.x)
 	a.x.Answer, a.x.Unknown = nil, false
 	switch {
 	case unknown && !v.Refused():

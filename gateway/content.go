@@ -46,7 +46,7 @@ func (c *call) Body(max int64) ([]byte, reason.Verdict) {
 	case c.x.Length > max:
 		return nil, tooLargeToCheck(&c.x, c.x.Length, max)
 	}
-	if b := c.route.Body; b != nil && b.Body >= 0 {
+	if b, _ := c.bound(); b != nil && !c.x.Explaining { // else the refusal by its size is already told
 		max = min(max, b.Body)
 	}
 	if int64(len(k.bytes)) > max { // a check that only watches has read as much

@@ -262,12 +262,23 @@ func (c *call) unbindFailed(f *upstream.Failure) bool {
 func (c *call) refuseBody(up *upload) {
 	c.head.Close = true // what follows in the connection cannot be told from the rest of the body
 	step := -1
-	for i := range c.route.Steps {
-		if up.tooLarge && c.route.Steps[i].Check == policy.Check(c.route.Body) {
-			step = i
-		}
+	if up.tooLarge {
+		_, step = c.bound()
 	}
 	c.refuseAt(step, up.verdict)
+}
+
+// bound is the policy size that allows this call the least content, and its step; nil and -1 if none
+// bounds it.
+func (c *call) bound() (least *policy.SizeCheck, step int) {
+	step = -1
+	for i := range c.route.Steps {
+		s := &c.route.Steps[i]
+		if b, ok := s.Check.(*policy.SizeCheck); ok && b.Body >= 0 && (least == nil || b.Body < least.Body) && !s.Watches(&c.x) {
+			least, step = b, i
+		}
+	}
+	return least, step
 }
 
 var clientLeft = reason.New(reason.Reason{
@@ -365,10 +376,7 @@ type upload struct {
 
 func (c *call) startUpload(trip upstream.Trip, wait time.Duration) *upload {
 	u := &upload{done: make(chan struct{})}
-	limit := int64(-1)
-	if b := c.route.Body; b != nil {
-		limit = b.Body
-	}
+	bound, _ := c.bound()
 	begun := c.content.bytes // what a check has read that only watches
 	go func() {
 		defer close(u.done)
@@ -385,8 +393,8 @@ func (c *call) startUpload(trip upstream.Trip, wait time.Duration) *upload {
 				return
 			}
 			n := u.bytes.Add(int64(len(piece)))
-			if limit >= 0 && n > limit {
-				u.verdict, u.tooLarge = c.route.Body.TooLarge(&c.x, n), true
+			if bound != nil && n > bound.Body {
+				u.verdict, u.tooLarge = bound.TooLarge(&c.x, n), true
 				trip.Interrupt()
 				return
 			}

@@ -437,6 +437,7 @@ func (f *filling) land() {
 func (c *cacheCheck) hit(x *Exchange, k *kept, before string, waited bool) reason.Verdict {
 	age, left := k.age(x.Now), k.lifetime-k.age(x.Now)
 	if x.Explaining {
+		x.Answer = k.answer(x, "hit")
 		return reason.Pass(reason.Public("answer", "hit, "+reason.Span(age.Round(time.Second))+" old").At(c.at))
 	}
 	status := "hit; ttl=" + strconv.FormatInt(int64(left/time.Second), 10)

@@ -222,10 +222,10 @@ func (c *mockCheck) Check(x *Exchange) reason.Verdict {
 			x.Extra.Add("Preference-Applied", x.Text(asked))
 		}
 	}
+	x.Answer = &a.Answer
 	if x.Explaining {
 		return reason.Pass(reason.Public("answer", strconv.Itoa(a.Status)+" instead of the upstream").At(c.at))
 	}
-	x.Answer = &a.Answer
 	return reason.Verdict{}
 }
 

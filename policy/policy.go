@@ -175,6 +175,9 @@ func (s *Step) draw(x *Exchange) uint32 {
 	h := fnv.New32a()
 	h.Write([]byte(s.Name))
 	switch {
+	case s.Phase < Authentication: // whenever it is asked, that is all there is to go by
+		a := x.Client.Addr.As16()
+		h.Write(a[:])
 	case x.Application != nil:
 		h.Write([]byte(x.Application.Name))
 	case x.Identity != nil:

@@ -197,9 +197,6 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	if f, ok := made.(policy.ContentFilter); ok {
 		route.Filters = append(route.Filters, f)
 	}
-	if s, ok := made.(*policy.SizeCheck); ok {
-		route.Body = s
-	}
 }
 
 // watch is policy.Env.Watch.
@@ -228,8 +225,7 @@ func (c *compiler) implied(route *Route, kinds map[string]bool) {
 				at = nil // the default
 			}
 		}
-		route.Body = policy.DefaultSize(int64(c.Gateway.Limits.BodyBytes), at)
-		route.insert(policy.Step{Check: route.Body, Name: "size", Kind: "size", Phase: policy.Form, Source: at})
+		route.insert(policy.Step{Check: policy.DefaultSize(int64(c.Gateway.Limits.BodyBytes), at), Name: "size", Kind: "size", Phase: policy.Form, Source: at})
 	}
 	if kinds["subscription"] {
 		c.apis[route.API] = true

@@ -57,9 +57,7 @@ type Route struct {
 	RequestEdits  []policy.RequestEditor
 	ResponseEdits []policy.ResponseEditor
 	Filters       []policy.ContentFilter
-	// Body is the size check of the route, for bodies whose size is not announced.
-	Body     *policy.SizeCheck
-	Upstream *upstream.Upstream
+	Upstream      *upstream.Upstream
 	// Timeout of the whole call, 0 for none.
 	Timeout time.Duration
 	Legacy  bool
