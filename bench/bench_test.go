@@ -264,8 +264,14 @@ func TestParseFlags(t *testing.T) {
 	if !slices.Equal(set.Cases, []string{"small", "idle"}) || !slices.Equal(set.Entries, []string{"nginx", "haproxy"}) || set.OriginCPU != set.LoadCPU {
 		t.Errorf("got %+v", set)
 	}
+	if set.PolicyTime != 2*time.Second || set.Duration != 5*time.Second {
+		t.Errorf("without -duration, policies take %v and others %v", set.PolicyTime, set.Duration)
+	}
+	if set, err = parse([]string{"-duration", "7s"}); err != nil || set.PolicyTime != 7*time.Second {
+		t.Errorf("with -duration 7s, policies take %v (%v)", set.PolicyTime, err)
+	}
 	for _, test := range []struct{ flag, want string }{
-		{"-cases=large,tiny", `no case is called "tiny"; there are small, rate, large, idle`},
+		{"-cases=large,tiny", `no case is called "tiny"; there are small, rate, large, idle, policies`},
 		{"-entries=envoy", `no entry is called "envoy"`},
 		{"-rounds=0", "-rounds 0: at least one"},
 		{"-duration=10ms", "below a second"},

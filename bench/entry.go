@@ -25,6 +25,8 @@ type entry struct {
 	command func(site) []string
 	// keyed entries refuse calls without the key; the harness checks that they do.
 	keyed bool
+	// policy is the row of the case policies that it runs with; nil elsewhere.
+	policy *policyRow
 }
 
 const (
@@ -86,7 +88,10 @@ type site struct {
 	User   string // the user nginx's workers shall run as; "" without root, where nginx cannot choose
 	Slots  int    // client connections and upstream connections, with some to spare
 	Body   string
+	// Policies are those of a row of the case policies, each an entry of YAML.
+	Policies []string
 	key
+	callers
 }
 
 // key is the API key of one run. It is made anew each time and stored nowhere else.
@@ -104,7 +109,7 @@ func newKey() key {
 	return key{Key: k, KeyPrefix: k[:11], KeySHA256: hex.EncodeToString(sum[:])}
 }
 
-//go:embed testdata/*.conf testdata/*.cfg testdata/*.yaml testdata/upload.lua
+//go:embed testdata/*.conf testdata/*.cfg testdata/*.yaml testdata/*.lua
 var files embed.FS
 
 // render writes a configuration into the site's folder.

@@ -32,6 +32,7 @@ type settings struct {
 	Entries     []string      `json:"entries"`
 	Rounds      int           `json:"rounds"`
 	Duration    time.Duration `json:"durationNs"`
+	PolicyTime  time.Duration `json:"policyDurationNs"` // of the case policies
 	Warmup      time.Duration `json:"warmupNs"`
 	Connections int           `json:"connections"`
 	Idle        int           `json:"idle"`
@@ -96,7 +97,7 @@ func parse(args []string) (settings, error) {
 	f.StringVar(&cases, "cases", strings.Join(caseNames, ","), "what to measure, a comma-separated `list`")
 	f.StringVar(&entries, "entries", strings.Join(entryNames(), ","), "what to compare, a comma-separated `list`; ratios need nginx")
 	f.IntVar(&set.Rounds, "rounds", 3, "how often each case is measured")
-	f.DurationVar(&set.Duration, "duration", 5*time.Second, "how long each measurement takes")
+	f.DurationVar(&set.Duration, "duration", 5*time.Second, "how long each measurement takes; the case policies, which has many, takes 2s unless this is set")
 	f.DurationVar(&set.Warmup, "warmup", time.Second, "load before each measurement that is not counted")
 	f.IntVar(&set.Connections, "connections", 64, "keep-alive connections of the cases small and rate")
 	f.IntVar(&set.Idle, "idle", 10000, "connections of the case idle")
@@ -114,6 +115,12 @@ func parse(args []string) (settings, error) {
 	if err := f.Parse(args); err != nil {
 		return set, err
 	}
+	set.PolicyTime = 2 * time.Second
+	f.Visit(func(one *flag.Flag) {
+		if one.Name == "duration" {
+			set.PolicyTime = set.Duration
+		}
+	})
 	if f.NArg() > 0 {
 		return set, fmt.Errorf("%q is not understood; everything is a flag, see -help", f.Arg(0))
 	}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"net/http"
 	"os"
@@ -25,15 +26,16 @@ import (
 
 // The cases, in the order in which they run: rate needs the results of small.
 const (
-	caseSmall    = "small" // small calls, as many as go
-	caseRate     = "rate"  // small calls at a fixed rate
-	caseLarge    = "large" // 1 MiB bodies, both ways
-	caseIdle     = "idle"  // memory of idle connections
+	caseSmall    = "small"    // small calls, as many as go
+	caseRate     = "rate"     // small calls at a fixed rate
+	caseLarge    = "large"    // 1 MiB bodies, both ways
+	caseIdle     = "idle"     // memory of idle connections
+	casePolicies = "policies" // small calls through Whygate with one policy each
 	largeAnswer  = "large-answer"
 	largeRequest = "large-request"
 )
 
-var caseNames = []string{caseSmall, caseRate, caseLarge, caseIdle}
+var caseNames = []string{caseSmall, caseRate, caseLarge, caseIdle, casePolicies}
 
 const (
 	largeSize        = 1 << 20
@@ -48,6 +50,7 @@ type harness struct {
 	self     string
 	dir      string
 	key      key
+	callers  callers // of the case policies
 	launch   launcher
 	slots    int // entries started so far, for folder names
 
@@ -67,6 +70,11 @@ func newHarness(ctx context.Context, set settings, programs map[string]string, d
 		return nil, fmt.Errorf("adopting orphans: %w", err)
 	}
 	h := &harness{set: set, programs: programs, self: self, dir: dir, key: newKey(), launch: newLauncher()}
+	if slices.Contains(set.Cases, casePolicies) {
+		if h.callers, err = newCallers(dir, time.Now()); err != nil {
+			return nil, err
+		}
+	}
 	if err := h.startOrigins(ctx); err != nil {
 		h.close()
 		return nil, err
@@ -129,7 +137,10 @@ func (h *harness) start(ctx context.Context, e entry, dir string, cpu, connectio
 func (e entry) outputName() string { return cmp.Or(e.name, e.title) + ".out" }
 
 func (h *harness) tryStart(ctx context.Context, e entry, dir string, cpu, connections int, origin string) (*process, site, error) {
-	s := site{Dir: dir, Origin: origin, User: nginxUser(), Slots: connections + 1024, Body: body, key: h.key}
+	s := site{Dir: dir, Origin: origin, User: nginxUser(), Slots: connections + 1024, Body: body, key: h.key, callers: h.callers}
+	if e.policy != nil {
+		s.Policies = e.policy.policies
+	}
 	var err error
 	if s.Listen, err = freeAddress(); err != nil {
 		return nil, s, err
@@ -153,7 +164,11 @@ func (h *harness) tryStart(ctx context.Context, e entry, dir string, cpu, connec
 	}
 	defer out.Close()
 	argv := append([]string{program}, e.command(s)...)
-	h.note(cmp.Or(e.name, e.title), argv)
+	if e.policy == nil {
+		h.note(cmp.Or(e.name, e.title), argv)
+	} else {
+		h.note(casePolicies, argv) // one line for all rows
+	}
 	p, err := h.launch.start(cpu, dir, []string{"GOMAXPROCS=1"}, out, out, argv)
 	if err != nil {
 		return nil, s, err
@@ -219,6 +234,9 @@ func (h *harness) ready(ctx context.Context, p *process, e entry, address string
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	if e.policy != nil {
+		return e.policy.verify(ctx, client, "http://"+address, h.key, h.callers)
+	}
 	if status != 200 || text != body {
 		return fmt.Errorf("it answers %d %.200q, not the origin's 200", status, text)
 	}
@@ -237,18 +255,20 @@ func (h *harness) measure(ctx context.Context) (*results, error) {
 		var err error
 		switch c {
 		case caseSmall:
-			err = h.rounds(ctx, r, caseSmall, h.closedLoop(h.small, "/", h.set.Connections, h.set.Duration))
+			err = h.rounds(ctx, r, caseSmall, h.closedLoop(load{origin: h.small, path: "/", connections: h.set.Connections, duration: h.set.Duration}))
 		case caseRate:
 			if r.Rate, err = h.chooseRate(ctx, r); err == nil {
 				err = h.rounds(ctx, r, caseRate, h.fixedRate(r.Rate))
 			}
 		case caseLarge:
-			err = h.rounds(ctx, r, largeAnswer, h.closedLoop(h.small, "/large", largeConnections, h.set.Duration))
+			err = h.rounds(ctx, r, largeAnswer, h.closedLoop(load{origin: h.small, path: "/large", connections: largeConnections, duration: h.set.Duration, bytes: largeSize}))
 			if err == nil {
-				err = h.rounds(ctx, r, largeRequest, h.closedLoop(h.upload, "/", largeConnections, h.set.Duration))
+				err = h.rounds(ctx, r, largeRequest, h.closedLoop(load{origin: h.upload, path: "/", connections: largeConnections, duration: h.set.Duration, bytes: largeSize, script: "upload.lua"}))
 			}
 		case caseIdle:
 			err = h.rounds(ctx, r, caseIdle, h.idle())
+		case casePolicies:
+			err = h.policies(ctx, r)
 		}
 		if err != nil {
 			return nil, err
@@ -380,36 +400,43 @@ func (s *sample) charge(before, after reading, load time.Duration) {
 	s.OthersLoadCore = share(after.loadCore - before.loadCore - after.origin.since(before.origin).total - load)
 }
 
+// A load is what wrk sends.
+type load struct {
+	origin      string // address that the calls end at
+	path        string
+	headers     []string // besides the key
+	script      string   // template in testdata/; "" for GET
+	bytes       int64    // of a large body, in each call
+	connections int
+	duration    time.Duration
+}
+
 // closedLoop measures with wrk: each connection sends its next call as soon as
 // the last is answered.
-func (h *harness) closedLoop(origin, path string, connections int, duration time.Duration) measurement {
+func (h *harness) closedLoop(l load) measurement {
 	originProc := h.smallProc
-	script := ""
-	if origin == h.upload {
+	if l.origin == h.upload {
 		originProc = h.sinkProc
-		script = "upload.lua"
 	}
 	argv := func(t target, d time.Duration) []string {
-		list := []string{h.programs["wrk"], "-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%.0fs", d.Seconds()),
+		list := []string{h.programs["wrk"], "-t1", fmt.Sprintf("-c%d", l.connections), fmt.Sprintf("-d%.0fs", d.Seconds()),
 			"--latency", "-H", "X-Api-Key: " + h.key.Key}
-		if script != "" {
-			list = append(list, "-s", filepath.Join(h.dir, script))
+		for _, line := range l.headers {
+			list = append(list, "-H", line)
 		}
-		return append(list, "http://"+t.address+path)
+		if l.script != "" {
+			list = append(list, "-s", filepath.Join(h.dir, l.script))
+		}
+		return append(list, "http://"+t.address+l.path)
 	}
-	return measurement{origin, connections, func(ctx context.Context, t target, s *sample) error {
-		if script != "" {
-			text, err := files.ReadFile("testdata/" + script)
-			if err != nil {
-				return err
-			}
-			if err := os.WriteFile(filepath.Join(h.dir, script), text, 0o600); err != nil {
+	return measurement{l.origin, l.connections, func(ctx context.Context, t target, s *sample) error {
+		if l.script != "" {
+			script := filepath.Join(h.dir, l.script)
+			if err := render(site{Config: script, Body: order}); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 		}
-		if path != "/" || script != "" {
-			s.Bytes = largeSize
-		}
+		s.Bytes = l.bytes
 		if _, _, err := h.wrk(ctx, argv(t, h.set.Warmup)); err != nil {
 			return err
 		}
@@ -424,7 +451,7 @@ func (h *harness) closedLoop(origin, path string, connections int, duration time
 		}
 		looked := make(chan look, 1)
 		if t.proc != nil {
-			timer := time.AfterFunc(duration*4/5, func() {
+			timer := time.AfterFunc(l.duration*4/5, func() {
 				m, err := memoryOf(t.proc.pid)
 				looked <- look{m, err}
 			})
@@ -432,8 +459,8 @@ func (h *harness) closedLoop(origin, path string, connections int, duration time
 		} else {
 			looked <- look{}
 		}
-		h.note("load of "+s.Case, argv(t, duration))
-		r, load, err := h.wrk(ctx, argv(t, duration))
+		h.note("load of "+s.Case, argv(t, l.duration))
+		r, spent, err := h.wrk(ctx, argv(t, l.duration))
 		if err != nil {
 			return err
 		}
@@ -446,7 +473,7 @@ func (h *harness) closedLoop(origin, path string, connections int, duration time
 		if err != nil {
 			return err
 		}
-		s.charge(before, after, load)
+		s.charge(before, after, spent)
 		s.Seconds = r.took.Seconds()
 		s.Calls = r.calls
 		s.P50, s.P99 = micros(r.p50), micros(r.p99)
@@ -493,7 +520,7 @@ func (h *harness) chooseRate(ctx context.Context, r *results) (float64, error) {
 		trial := &results{}
 		quick := *h
 		quick.set.Rounds = 1
-		if err := quick.rounds(ctx, trial, "trial", h.closedLoop(h.small, "/", h.set.Connections, 2*time.Second)); err != nil {
+		if err := quick.rounds(ctx, trial, "trial", h.closedLoop(load{origin: h.small, path: "/", connections: h.set.Connections, duration: 2 * time.Second})); err != nil {
 			return 0, err
 		}
 		h.slots = quick.slots

@@ -89,10 +89,14 @@ func report(w io.Writer, r *results) {
 		if samples := of(r.Samples, part.name); len(samples) > 0 {
 			fmt.Fprintf(w, "\n%s\n", part.title)
 			printTable(w, table(samples, part.columns))
-			if n := disturbed(samples); n > 0 {
-				fmt.Fprintf(w, "In %d of %d measurements, other work took more than 10 %% of a core used; what waited for it shows in latency and calls/s.\n", n, len(samples))
-			}
+			noteDisturbed(w, samples)
 		}
+	}
+	if samples := of(r.Samples, casePolicies); len(samples) > 0 {
+		fmt.Fprintf(w, "\nOne policy each, closed loop: GET, or POST of %d bytes of JSON, %d connections, %v after %v of warm-up\n", len(order), set.Connections, set.PolicyTime, set.Warmup)
+		printTable(w, policyTable(samples))
+		noteDisturbed(w, samples)
+		fmt.Fprintln(w, "“added” is the median of the differences to the row compared with, taken round by round, with the least and the most.")
 	}
 	fmt.Fprintln(w, "\nMedians of the valid rounds (least–most). “× nginx” is the median of the ratios to nginx proxy_pass, taken round by round.")
 	invalid := slices.DeleteFunc(slices.Clone(r.Samples), func(s sample) bool { return s.Invalid == "" })
@@ -106,6 +110,12 @@ func report(w io.Writer, r *results) {
 	fmt.Fprintln(w)
 	for _, g := range r.Goals {
 		fmt.Fprintln(w, g)
+	}
+}
+
+func noteDisturbed(w io.Writer, samples []sample) {
+	if n := disturbed(samples); n > 0 {
+		fmt.Fprintf(w, "In %d of %d measurements, other work took more than 10 %% of a core used; what waited for it shows in latency and calls/s.\n", n, len(samples))
 	}
 }
 

@@ -163,7 +163,7 @@ type goal struct {
 // goals are what the project promises, against what was measured.
 func goals(samples []sample, set settings) []goal {
 	small, rate, idle := of(samples, caseSmall), of(samples, caseRate), of(samples, caseIdle)
-	return []goal{
+	list := []goal{
 		aim("Whygate full ≤ 1.00 × nginx bare in CPU per call, closed loop", 1, ratios(small, whygateFull, sample.cpuCall)),
 		aim("Whygate full ≤ 1.00 × nginx bare in CPU per call, fixed rate", 1, ratios(rate, whygateFull, sample.cpuCall)),
 		aim("Whygate full ≤ 1.00 × nginx bare in p99, closed loop", 1, ratios(small, whygateFull, sample.p99)),
@@ -171,6 +171,10 @@ func goals(samples []sample, set settings) []goal {
 		aim(fmt.Sprintf("Whygate full ≤ 64 MiB resident at %d connections", set.Connections), 64, values(small, whygateFull, sample.rss)),
 		aim(fmt.Sprintf("Whygate full ≤ 20 KiB for each of %d idle connections", set.Idle), 20, values(idle, whygateFull, sample.idleKiB)),
 	}
+	for _, g := range policyGoals {
+		list = append(list, aim(fmt.Sprintf("policy %s adds ≤ %.2f µs of CPU to a call", g.row, g.limit), g.limit, added(of(samples, casePolicies), g.row)))
+	}
+	return list
 }
 
 func aim(text string, limit float64, list []float64) goal {
