@@ -53,7 +53,7 @@ func (c *call) Body(max int64) ([]byte, reason.Verdict) {
 		return nil, tooLargeToCheck(&c.x, 0, max)
 	}
 	if c.x.Length > 0 && k.bytes == nil {
-		k.bytes = make([]byte, 0, c.x.Length)
+		k.bytes = make([]byte, 0, min(c.x.Length, roomAhead)) // an announcement alone takes no more memory
 	}
 	if !c.w.Whole() {
 		c.w.Continue()
@@ -76,6 +76,9 @@ func (c *call) Body(max int64) ([]byte, reason.Verdict) {
 		}
 	}
 }
+
+// roomAhead is the most that is taken for content before it comes.
+const roomAhead = 64 << 10
 
 func tooLargeToCheck(x *policy.Exchange, seen, max int64) reason.Verdict {
 	facts := []reason.Fact{reason.Public("limit", reason.Bytes(max)), x.OwnerFact()}

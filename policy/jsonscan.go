@@ -490,36 +490,18 @@ func escape(b []byte) (r rune, size int, wanted string) {
 	default:
 		return 0, 0, known
 	}
-	r, ok := hexUnit(b[2:])
+	r, ok := hex4(b[2:])
 	switch {
 	case !ok:
 		return 0, 2, "four hexadecimal digits behind \\u"
 	case r < 0xd800 || r > 0xdfff:
 		return r, 6, ""
 	case r < 0xdc00 && len(b) >= 12 && b[6] == '\\' && b[7] == 'u':
-		if low, ok := hexUnit(b[8:]); ok && low >= 0xdc00 && low <= 0xdfff {
+		if low, ok := hex4(b[8:]); ok && low >= 0xdc00 && low <= 0xdfff {
 			return (r-0xd800)<<10 | (low - 0xdc00) + 0x10000, 12, ""
 		}
 	}
 	return utf8.RuneError, 6, ""
-}
-
-func hexUnit(b []byte) (r rune, ok bool) {
-	if len(b) < 4 {
-		return 0, false
-	}
-	for _, c := range b[:4] {
-		switch {
-		case c >= '0' && c <= '9':
-			c -= '0'
-		case c|0x20 >= 'a' && c|0x20 <= 'f':
-			c = c | 0x20 - 'a' + 10
-		default:
-			return 0, false
-		}
-		r = r<<4 | rune(c)
-	}
-	return r, true
 }
 
 // unescape resolves the escapes of a text that text has read.

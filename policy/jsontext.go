@@ -71,6 +71,7 @@ func (s *jsonScanner) text() ([]byte, error) {
 	return nil, s.fail("a string without an end")
 }
 
+// hex4 reads the four digits of an escape \u.
 func hex4(b []byte) (rune, bool) {
 	if len(b) < 4 {
 		return 0, false
