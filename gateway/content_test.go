@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/whygate/whygate/calllog"
 	"github.com/whygate/whygate/gateway"
@@ -202,6 +203,33 @@ func TestEnforceForSome(t *testing.T) {
 		}
 		if refused < 3 || refused > 25 { // 12 of 40 are to be expected
 			t.Errorf("%d of 40 callers were refused, 30%% should be", refused)
+		}
+	})
+}
+
+// TestAnswersToLargeRequestsArrive: a client that reads only when it has sent everything still gets
+// the refusal that came before, whoever asked for the end of the connection.
+func TestAnswersToLargeRequestsArrive(t *testing.T) {
+	up := whytest.Upstream(t, func(http.ResponseWriter, *http.Request) {})
+	content := strings.Repeat("x", 16<<20) // more than the socket buffers of both sides
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		n := whytest.Start(t, engine, whytest.API(up.URL, "/", "    - method: {allow: [GET]}"))
+		for _, header := range []string{"", "Connection: close\r\n"} {
+			for _, framed := range []string{fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(content), content), fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(content), content)} {
+				nc, err := net.Dial("tcp", n.Addr())
+				if err != nil {
+					t.Fatal(err)
+				}
+				nc.SetDeadline(time.Now().Add(20 * time.Second))
+				if _, err := io.WriteString(nc, "POST / HTTP/1.1\r\nHost: a\r\n"+header+framed); err != nil {
+					t.Errorf("%q: sending: %v", header, err)
+				}
+				b, err := io.ReadAll(nc)
+				if err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 405") {
+					t.Errorf("%q: %v %.200q", header, err, b)
+				}
+				nc.Close()
+			}
 		}
 	})
 }

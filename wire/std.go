@@ -347,14 +347,34 @@ func (s *stdStream) willDrain() bool {
 // what is left of it for a request.
 func (s *stdStream) drain() {
 	if s.closing {
-		if !s.whole() { // for a moment, since a closed socket with unread bytes resets the connection
-			s.rc.SetReadDeadline(time.Now().Add(lingerIdle))
-		}
+		s.linger()
 		return
 	}
 	for !s.whole() {
 		if _, _, err := s.next(); err != nil {
 			s.aborted = true
+			return
+		}
+	}
+}
+
+// linger reads on after the last answer of a connection, as lingerClose does: a socket that is closed
+// with unread bytes resets the connection, and the client may lose an answer that it has not read.
+// net/http waits half a second without reading, and not at all if the client asked for the close.
+func (s *stdStream) linger() {
+	if s.whole() || s.spoiled || s.stopped.Load() {
+		return
+	}
+	if s.buf == nil {
+		s.buf = take(largeBuffer)
+	}
+	for end := time.Now().Add(lingerFor); ; {
+		next := time.Now().Add(lingerIdle)
+		if next.After(end) {
+			next = end
+		}
+		s.rc.SetReadDeadline(next)
+		if _, err := s.r.Body.Read(s.buf); err != nil {
 			return
 		}
 	}
