@@ -28,12 +28,17 @@ func (j *Journal) flusher() {
 		case <-tick.C:
 		}
 		j.check()
-		_ = j.Sync() // noted for Stats
+		_ = j.sync(false) // noted for Stats
 	}
 }
 
 // Sync writes what was appended before to the disk, without waiting for the interval.
-func (j *Journal) Sync() error {
+func (j *Journal) Sync() error { return j.sync(true) }
+
+// sync leaves the page out that records still come to, unless it is asked for or nothing has come
+// since the last time: the next write to a page that is on its way to the disk is a fault, which may
+// wait for the file system's own journal, and with it everything on that core.
+func (j *Journal) sync(tail bool) error {
 	j.flushing.Lock()
 	defer j.flushing.Unlock()
 	j.mu.Lock()
@@ -51,7 +56,7 @@ func (j *Journal) Sync() error {
 	}
 	var err error
 	for _, s := range todo {
-		if e := s.flush(); e != nil && err == nil {
+		if e := s.flush(tail); e != nil && err == nil {
 			err = e
 		}
 	}
@@ -79,22 +84,23 @@ func (j *Journal) Sync() error {
 	return nil
 }
 
-func (s *segment) flush() error {
-	from, to, err := s.unflushed()
-	if err != nil || from == to {
+func (s *segment) flush(tail bool) error {
+	from, to, end, err := s.unflushed(tail)
+	if err != nil || from == end {
 		return nil // if the file broke, check will find it
 	}
 	if err := s.flushFrom(from, to); err != nil {
 		return fmt.Errorf("%s: %w", s.path, err)
 	}
-	s.flushed = [2]uint64{s.flushed[1], to}
+	s.flushed = [2]uint64{s.flushed[1], end}
 	return nil
 }
 
 // unflushed is what changed since the flush before the last one: a writer may have
-// reserved its room before the last flush and filled it after.
-func (s *segment) unflushed() (from, to uint64, err error) {
-	to, _, _, err = s.used()
+// reserved its room before the last flush and filled it after. end is the tail, to is what to
+// flush up to.
+func (s *segment) unflushed(tail bool) (from, to, end uint64, err error) {
+	end, _, _, err = s.used()
 	from = s.flushed[0]
 	if low := s.amended.Swap(0); low != 0 {
 		from = min(from, low)
@@ -102,7 +108,10 @@ func (s *segment) unflushed() (from, to uint64, err error) {
 	if from == headerBytes {
 		from = 0
 	}
-	return from, to, err
+	if to = end; !tail && end != s.flushed[1] {
+		to = pageOf(end)
+	}
+	return from, to, end, err
 }
 
 // check replaces the active segment when its file is gone, cut short or too old,

@@ -15,6 +15,8 @@ func unmap([]byte)                                  {}
 func flush([]byte) error                            { return errNoMapping }
 func lock(*os.File) (bool, error)                   { return false, errNoMapping }
 func allocate(*os.File, int64) error                { return errNoMapping }
+func inOrder([]byte)                                {}
+func beginWrite(*os.File, uint64, uint64)           {}
 func populate([]byte)                               {}
 func release([]byte)                                {}
 func noSpace(error) bool                            { return false }

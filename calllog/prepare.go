@@ -10,14 +10,14 @@ import (
 )
 
 const (
-	// Pages ahead of the tail are made writable before a record comes there, and
-	// pages behind it leave the process again: its resident memory does not grow with
-	// the size of a file.
+	// Pages ahead of the tail are made writable before a record comes there. Pages behind
+	// it begin their way to the disk, so that the flusher finds little left to wait for, and
+	// leave the process: its resident memory does not grow with the size of a file.
 	warmAhead  = 2 << 20
 	warmPiece  = 256 << 10 // at a time; the thread does nothing else meanwhile
 	coolBehind = 1 << 20
-	// Append wakes the preparer whenever it enters another MiB.
-	nudgeShift = 20
+	// Append wakes the preparer whenever it enters another piece.
+	nudgeShift = 18
 )
 
 // preparer keeps a segment ready behind the active one, and pages ahead of its tail.
@@ -165,6 +165,9 @@ func (s *segment) warm() {
 		n := min(warmPiece, s.limit-s.warmed)
 		populate(s.mem[s.warmed : s.warmed+n])
 		s.warmed += n
+	}
+	for to := pageOf(end); s.begun+warmPiece <= to; s.begun += warmPiece {
+		beginWrite(s.file, s.begun, warmPiece)
 	}
 	if to := (end - min(end, coolBehind)) &^ (fileBytesUnit - 1); to > s.cooled {
 		release(s.mem[s.cooled:to])

@@ -65,12 +65,14 @@ type segment struct {
 	end   *atomic.Uint64
 
 	// Of a writer only.
+	file    *os.File // closes itself when nobody can reach the segment any more
 	born    time.Time
 	broken  error         // why nothing more can be stored; guarded by Journal.mu
 	seen    atomic.Uint64 // records when last counted
 	amended atomic.Uint64 // lowest offset amended since the last flush; 0 for none
 	sealed  atomic.Bool   // sealing has begun: the flusher no longer comes by
 	warmed  uint64        // pages up to here were populated; owned by the preparer
+	begun   uint64        // up to here they are on their way to the disk
 	cooled  uint64        // and up to here released again
 	flushed [2]uint64     // tails at the flush before the last, and at the last
 }
@@ -133,10 +135,10 @@ func createSegment(dir string, seq uint64, size int64, node string, now time.Tim
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	var mem []byte
 	defer func() {
 		if err != nil {
+			_ = f.Close()
 			unmap(mem)
 			_ = os.Remove(path + newSuffix)
 		}
@@ -159,6 +161,7 @@ func createSegment(dir string, seq uint64, size int64, node string, now time.Tim
 	if mem, err = mapFile(f, size, true); err != nil {
 		return nil, err
 	}
+	inOrder(mem)
 	if err := f.Sync(); err != nil {
 		return nil, err
 	}
@@ -167,7 +170,7 @@ func createSegment(dir string, seq uint64, size int64, node string, now time.Tim
 	}
 	syncDir(dir)
 	s := newSegment(seq, path, mem, h)
-	s.born = now
+	s.file, s.born = f, now
 	s.flushed = [2]uint64{headerBytes, headerBytes}
 	s.cooled = fileBytesUnit
 	runtime.AddCleanup(s, unmap, mem)
@@ -370,9 +373,8 @@ func (s *segment) frame(off, end uint64) uint64 {
 
 // flushFrom writes everything from an offset to the tail to the disk.
 func (s *segment) flushFrom(from, to uint64) error {
-	page := uint64(os.Getpagesize())
-	from &^= page - 1
-	to = min((to+page-1)&^(page-1), uint64(len(s.mem)))
+	from = pageOf(from)
+	to = min(pageOf(to+pageBytes-1), uint64(len(s.mem)))
 	if from >= to {
 		return nil
 	}
@@ -380,6 +382,10 @@ func (s *segment) flushFrom(from, to uint64) error {
 	runtime.KeepAlive(s)
 	return err
 }
+
+var pageBytes = uint64(os.Getpagesize())
+
+func pageOf(off uint64) uint64 { return off &^ (pageBytes - 1) }
 
 // file is a journal file as its name tells.
 type file struct {

@@ -329,11 +329,11 @@ func TestFlushCoversWhatChanged(t *testing.T) {
 	s, ends := writtenSegment(t, memoryDir(t), 5)
 	check := func(what string, from, to uint64) {
 		t.Helper()
-		gotFrom, gotTo, err := s.unflushed()
+		gotFrom, gotTo, end, err := s.unflushed(true)
 		if err != nil || gotFrom != from || gotTo != to {
 			t.Errorf("%s: from %d to %d (%v), want from %d to %d", what, gotFrom, gotTo, err, from, to)
 		}
-		s.flushed = [2]uint64{s.flushed[1], gotTo}
+		s.flushed = [2]uint64{s.flushed[1], end}
 	}
 	check("at first", 0, ends[4])
 	more := mustStore(t, s, call(6))
@@ -346,4 +346,30 @@ func TestFlushCoversWhatChanged(t *testing.T) {
 	}
 	check("amended", ends[0], more)
 	check("quiet", more, more)
+}
+
+// The page that records still come to waits until they come to another, or no more come.
+func TestFlushLeavesTheTailPage(t *testing.T) {
+	s, _ := writtenSegment(t, memoryDir(t), 5)
+	check := func(what string, want func(end uint64) uint64) {
+		t.Helper()
+		_, to, end, err := s.unflushed(false)
+		if err != nil || to != want(end) {
+			t.Errorf("%s: up to %d (%v), want %d of %d", what, to, err, want(end), end)
+		}
+		s.flushed = [2]uint64{s.flushed[1], end}
+	}
+	whole := func(end uint64) uint64 { return end }
+	check("at first", pageOf)
+	check("quiet", whole)
+	mustStore(t, s, call(6))
+	check("busy", pageOf)
+	for range 100 {
+		mustStore(t, s, call(7))
+	}
+	check("some pages on", pageOf)
+	check("quiet again", whole)
+	if from, _, end, _ := s.unflushed(false); from != end {
+		t.Errorf("from %d to %d, and nothing came", from, end)
+	}
 }
