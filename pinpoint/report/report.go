@@ -1,0 +1,178 @@
+// Package report tells a verdict: as a page that stands by itself, and as a bundle without names
+// that can be handed to others. The terminal's form is the command's.
+package report
+
+import (
+	_ "embed"
+	"fmt"
+	"html/template"
+	"io"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/whygate/whygate/pinpoint"
+)
+
+//go:embed page.html
+var page string
+
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"percent": func(f float64) string { return fmt.Sprintf("%.0f %%", 100*f) },
+	"grade":   GradeText,
+	"outcome": OutcomeText,
+	"source":  sourceText,
+	"shows":   ShowsText,
+	"place":   Place,
+	"owner":   OwnerText,
+	"product": func(s string) string {
+		if s == "" {
+			return "unknown"
+		}
+		return s
+	},
+}).Parse(page))
+
+// Page is what a report is made of.
+type Page struct {
+	pinpoint.Verdict
+	Method string
+	URL    string // without secrets
+	Status int
+	At     time.Time
+}
+
+// HTML writes a page that needs nothing else: no script, no font, no picture from elsewhere. What
+// came from servers is text in it, whatever it holds.
+func HTML(w io.Writer, p Page) error {
+	p.Verdict.Hops = Hops(p.Verdict)
+	return pageTemplate.Execute(w, p)
+}
+
+// Hops are the stations to show: those that are known, at least the client, who refused and the
+// application behind.
+func Hops(v pinpoint.Verdict) []pinpoint.Hop {
+	if len(v.Hops) > 0 {
+		return v.Hops
+	}
+	hops := []pinpoint.Hop{{Kind: "client", Says: "you"}}
+	kind := map[string]string{"client": "client", "network": "network", "cdn": "cdn", "waf": "waf", "gateway": "gateway", "web-server": "web-server", "files": "web-server", "storage": "storage"}[v.Layer]
+	if v.Refuser.Product != "" || kind != "" {
+		if kind == "" || kind == "client" {
+			kind = "application"
+		}
+		hops = append(hops, pinpoint.Hop{Kind: kind, Product: v.Refuser.Product, Refused: true})
+	}
+	if kind != "application" {
+		hops = append(hops, pinpoint.Hop{Kind: "application"})
+	}
+	return hops
+}
+
+// Place is where something is written: "file:line".
+func Place(p pinpoint.Place) string {
+	if p.File == "" || p.Line == 0 {
+		return p.File
+	}
+	return fmt.Sprintf("%s:%d", p.File, p.Line)
+}
+
+// GradeText says what a grade of proof means.
+func GradeText(grade string) string {
+	switch grade {
+	case "A":
+		return "A, the server says so itself"
+	case "B":
+		return "B, reproducible: one change makes the difference"
+	case "C":
+		return "C, the answer or the request says so"
+	case "D":
+		return "D, it fits best"
+	}
+	return "none"
+}
+
+// OutcomeText is an outcome in a few words.
+func OutcomeText(o pinpoint.Outcome) string {
+	switch o {
+	case pinpoint.Proved:
+		return "proved"
+	case pinpoint.Likely:
+		return "likely"
+	case pinpoint.NotReproduced:
+		return "not reproduced"
+	case pinpoint.InputIncomplete:
+		return "input incomplete"
+	case pinpoint.Unsafe:
+		return "not allowed to look further"
+	}
+	return "not known"
+}
+
+// ShowsText says what an experiment showed.
+func ShowsText(e pinpoint.Experiment) string {
+	switch {
+	case e.Skipped != "":
+		return "not sent: " + e.Skipped
+	case e.Flip:
+		return fmt.Sprintf("passes (%d), and is refused again without the change", e.Status)
+	case e.Shows == "passes":
+		return fmt.Sprintf("passes (%d)", e.Status)
+	case e.Shows == "same":
+		return fmt.Sprintf("the same refusal (%d)", e.Status)
+	case e.Shows == "other":
+		return fmt.Sprintf("another answer (%d)", e.Status)
+	case e.Shows == "unclear" && e.Status != 0:
+		return fmt.Sprintf("says nothing (%d)", e.Status)
+	case e.Status == 0:
+		return "no answer"
+	}
+	return fmt.Sprint(e.Status)
+}
+
+// OwnerText is who can change something.
+func OwnerText(owner string) string {
+	if owner == "" {
+		return ""
+	}
+	if owner == "caller" {
+		return "you can"
+	}
+	return "the " + strings.NewReplacer("app-dev", "application's developers", "server-admin", "server's administrator", "cdn-admin", "owner of the CDN", "waf-admin", "owner of the WAF",
+		"api-owner", "owner of the API", "identity-admin", "administrator of the identities", "storage-owner", "owner of the storage", "network-admin", "administrator of the network").Replace(owner) + " can"
+}
+
+func sourceText(s pinpoint.Source) string {
+	switch s {
+	case pinpoint.FromRequest:
+		return "the request"
+	case pinpoint.FromAnswer:
+		return "the answer"
+	case pinpoint.FromChain:
+		return "the exchanges around it"
+	case pinpoint.FromReplica:
+		return "a replica run here"
+	case pinpoint.FromFiles:
+		return "permissions"
+	case pinpoint.FromConfig:
+		return "the configuration"
+	case pinpoint.FromExperiment:
+		return "an experiment"
+	case pinpoint.FromLog:
+		return "a log"
+	}
+	return string(s)
+}
+
+// Clean takes out of a text what steers terminals or turns its direction.
+func Clean(t string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return '�'
+		}
+		return r
+	}, strings.ToValidUTF8(t, "�"))
+}
