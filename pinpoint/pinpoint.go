@@ -255,6 +255,8 @@ type Arrival struct {
 	At      time.Time
 	Status  int    // what the client saw in the end; 0 not known
 	Why     string // "", "auth_request": a question that another hop asks on the way
+	Socket  string // path of the unix socket where it arrives, when it is no TCP port
+	Script  string // file that a FastCGI server is asked to run (SCRIPT_FILENAME)
 }
 
 // Decision is what the configuration of one server does with an Arrival.
@@ -285,6 +287,10 @@ type Access struct {
 	At   Place
 	// Optional says that the server goes on when it is refused or missing.
 	Optional bool
+	// Links says which symbolic links the server follows: "" all, "none", "owner" (of the owner of
+	// the target). LinksFrom is the directory above which all are followed (disable_symlinks from=).
+	Links     string
+	LinksFrom string
 }
 
 // LogFile is a log that a configuration names.
