@@ -114,7 +114,7 @@ what would make it pass, and who can change that.`,
 	completeFlag(root, "color", words("auto\tonly on a terminal", "always", "never"))
 	root.SetVersionTemplate("whygate {{.Version}}\n")
 	root.AddCommand(
-		a.serveCommand(), a.checkCommand(), a.lintCommand(), a.explainCommand(), a.whyCommand(), a.callsCommand(), a.wafCommand(), a.reasonsCommand(),
+		a.serveCommand(), a.checkCommand(), a.lintCommand(), a.explainCommand(), a.whyCommand(), a.pinpointCommand(), a.callsCommand(), a.wafCommand(), a.reasonsCommand(),
 		a.statusCommand(), a.reloadCommand(), a.keyCommand(), a.schemaCommand(), a.sampleCommand(), a.demoCommand(), a.versionCommand(),
 		exitCodesTopic(),
 	)

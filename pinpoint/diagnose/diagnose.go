@@ -1,0 +1,292 @@
+// Package diagnose goes from a case to a verdict: it reads what was handed in, looks at this machine
+// where it is the server's, experiments within the rules of safety, asks the firewall which part of a
+// request it dislikes, and weighs what came of it.
+package diagnose
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/whygate/whygate/pinpoint"
+	"github.com/whygate/whygate/pinpoint/apache"
+	"github.com/whygate/whygate/pinpoint/input"
+	"github.com/whygate/whygate/pinpoint/machine"
+	"github.com/whygate/whygate/pinpoint/nginx"
+	"github.com/whygate/whygate/pinpoint/replay"
+	"github.com/whygate/whygate/pinpoint/waf"
+)
+
+// Options say what a diagnosis may do.
+type Options struct {
+	Replay   replay.Options
+	Offline  bool             // nothing is sent
+	Plan     bool             // nothing is sent; what would be is listed
+	Machine  *machine.Machine // not nil: the server is this machine
+	Bisect   bool             // find the part of the request that a firewall dislikes; sends to decoy paths
+	Now      func() time.Time
+	Readers  map[string]machine.Reader // beside those for the servers that are known here
+	Progress func(replay.Event)        // nil for none
+}
+
+// Result is a verdict and what led to it.
+type Result struct {
+	Verdict   pinpoint.Verdict
+	Case      *pinpoint.Case
+	Plan      []pinpoint.Experiment // of Options.Plan
+	Bisection *waf.Result
+	Machine   *machine.Report
+	Answer    *pinpoint.Answer // the refusal that was diagnosed; nil when none is known
+}
+
+// Run diagnoses a case. The error is one of the context, or says why the case cannot be diagnosed at all.
+func Run(ctx context.Context, c *pinpoint.Case, o Options) (Result, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if c.Vault == nil {
+		pinpoint.Seal(c)
+	}
+	d := &diagnosis{ctx: ctx, c: c, o: o}
+	d.out.Case = c
+	d.read()
+	// Without a recorded refusal the machine is looked at when the first one has come: only then do its logs
+	// hold a line of it.
+	if x := c.Exchange(); x == nil || x.Answer != nil || o.Plan || o.Offline {
+		if err := d.look(); err != nil {
+			return d.out, err
+		}
+	}
+	switch {
+	case c.Exchange() == nil || c.Exchange().Request == nil: // a line of a log: there is nothing to send
+	case o.Plan:
+		d.out.Plan = replay.Plan(c, d.clues, causes(), d.replayOptions())
+	case o.Offline:
+	default:
+		if err := d.experiment(); err != nil {
+			return d.out, err
+		}
+		if o.Bisect {
+			if err := d.bisect(); err != nil {
+				return d.out, err
+			}
+		}
+	}
+	d.conclude()
+	return d.out, ctx.Err()
+}
+
+type diagnosis struct {
+	ctx    context.Context
+	c      *pinpoint.Case
+	o      Options
+	clues  []pinpoint.Clue
+	result *replay.Result
+	failed error // while reading within the experiments
+	out    Result
+}
+
+// causes are the hypotheses of the planner.
+func causes() (list []*pinpoint.Cause) {
+	all := pinpoint.Causes()
+	for i := range all {
+		list = append(list, &all[i])
+	}
+	return list
+}
+
+// read takes what the case says by itself.
+func (d *diagnosis) read() {
+	d.clues = append(d.clues, pinpoint.Read(d.c, d.o.Now())...)
+	if x := d.c.Exchange(); x != nil && x.Answer != nil {
+		d.clues = append(d.clues, pinpoint.Match(x.Answer)...)
+		d.out.Answer = x.Answer
+	}
+	if d.c.Line != nil {
+		d.clues = append(d.clues, pinpoint.Attribute(d.c.Line)...)
+	}
+}
+
+// look reads this machine, where it is the server's.
+func (d *diagnosis) look() error {
+	if d.o.Machine == nil {
+		return nil
+	}
+	if x := d.c.Exchange(); x == nil || x.Request == nil {
+		d.c.Gaps = append(d.c.Gaps, pinpoint.Gap{Kind: "no-request", Says: "The machine was not looked at: the input names no URL. Give it with --url."})
+		return nil
+	}
+	readers := machine.Readers{
+		Servers: map[string]machine.Reader{"nginx": readNginx, "apache-httpd": d.readApache},
+		Reading: machine.Reading{Match: pinpoint.MatchLog, Parse: input.Line, Clean: d.c.Vault.Redact, Run: d.o.Machine.Journal},
+		Now:     d.o.Now(),
+	}
+	for product, r := range d.o.Readers {
+		readers.Servers[product] = r
+	}
+	report, err := machine.Walk(d.ctx, d.o.Machine, d.c, readers)
+	switch {
+	case errors.Is(err, machine.ErrElsewhere):
+		d.c.Gaps = append(d.c.Gaps, pinpoint.Gap{Kind: "elsewhere", Says: "Nothing on this machine listens where the request goes: its configuration and its logs say nothing of it."})
+	case d.ctx.Err() != nil:
+		return d.ctx.Err()
+	case err != nil:
+		d.c.Gaps = append(d.c.Gaps, pinpoint.Gap{Kind: "machine", Says: "The machine could be read in part only: " + err.Error()})
+	}
+	d.c.Gaps = append(d.c.Gaps, report.Gaps...)
+	d.clues = append(d.clues, report.Clues...)
+	d.out.Machine = &report
+	return nil
+}
+
+func readNginx(m *machine.Machine, p *machine.Process) (machine.Decider, error) {
+	conf, prefix := nginx.Discover(p.Args)
+	c, err := nginx.Load(m, conf, prefix)
+	if c == nil {
+		return nil, err
+	}
+	return c, nil // what could not be read is a step of its trail
+}
+
+// readApache reads with the secrets of the case, since passwords are compared, and with the eyes of the workers.
+func (d *diagnosis) readApache(m *machine.Machine, p *machine.Process) (machine.Decider, error) {
+	var environ []string
+	for name, value := range m.Environment(p, "APACHE_CONFDIR", "APACHE_RUN_USER", "APACHE_RUN_GROUP", "APACHE_LOG_DIR", "APACHE_RUN_DIR", "APACHE_PID_FILE", "APACHE_LOCK_DIR", "LANG") {
+		environ = append(environ, name+"="+value)
+	}
+	conf, env := apache.Discover(m, p.Args, environ)
+	env.Vault = d.c.Vault
+	env.May = func(user string, a pinpoint.Access) bool {
+		who, err := m.Identity(user)
+		if err != nil {
+			return true // not known: the permissions are walked anyway
+		}
+		ok, _, _ := m.Permit(a, who)
+		return ok
+	}
+	c, err := apache.Load(m, conf, env)
+	if c == nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (d *diagnosis) replayOptions() replay.Options {
+	o := d.o.Replay
+	o.Events = d.o.Progress
+	if d.o.Bisect {
+		o.Probe = true
+	}
+	return o
+}
+
+// experiment sends what is permitted.
+func (d *diagnosis) experiment() error {
+	o := d.replayOptions()
+	// The reference of a case without a recorded answer is read when it comes.
+	o.Read = func(x pinpoint.Exchange) []pinpoint.Clue {
+		known := d.clues
+		d.c.Exchanges = append(slices.Clone(d.c.Exchanges[:d.c.Asked]), x)
+		d.c.Gaps = slices.DeleteFunc(d.c.Gaps, func(g pinpoint.Gap) bool { return g.Kind == "no-answer" })
+		d.clues = nil
+		d.read()
+		if err := d.look(); err != nil {
+			d.failed = err
+		}
+		fresh := slices.DeleteFunc(d.clues, func(c pinpoint.Clue) bool {
+			return slices.ContainsFunc(known, func(k pinpoint.Clue) bool { return k.ID == c.ID && k.Cause == c.Cause && k.Says == c.Says })
+		})
+		d.clues = known
+		return fresh
+	}
+	r, err := replay.Run(d.ctx, d.c, d.clues, causes(), o)
+	d.result = &r
+	d.clues = append(d.clues, r.Clues...)
+	if r.Reference != nil {
+		d.out.Answer = r.Reference
+	}
+	if err == nil {
+		err = d.failed
+	}
+	return err
+}
+
+// bisect finds the fragment that a firewall dislikes, through decoy paths.
+func (d *diagnosis) bisect() error {
+	if d.out.Answer == nil || !d.out.Answer.Refused() || d.result == nil || d.result.Request == nil {
+		return nil
+	}
+	send := d.o.Replay.Sender
+	if send == nil {
+		s, err := replay.NewSender(d.c, d.o.Replay.Send)
+		if err != nil {
+			return err
+		}
+		send = s
+	}
+	replica, err := waf.NewReplica(1)
+	if err != nil {
+		return err
+	}
+	oracle, err := waf.NewDecoy(send, d.result.Request, d.out.Answer, pinpoint.Signature)
+	if err != nil {
+		return err
+	}
+	r, err := waf.Bisect(d.ctx, d.result.Request, oracle, waf.Options{Replica: replica, Host: d.o.Replay.Name, Told: func(s waf.Step) {
+		if d.o.Progress != nil {
+			d.o.Progress(replay.Event{Kind: "showed", Says: s.Says + ": " + strings.ToLower(s.Outcome.String()), Sent: s.Requests, Requests: waf.MaxRequests, Strikes: s.Strikes, MaxStrikes: waf.MaxStrikes})
+		}
+	}})
+	d.out.Bisection = &r
+	d.clues = append(d.clues, r.Clues()...)
+	return err
+}
+
+// conclude weighs everything.
+func (d *diagnosis) conclude() {
+	var experiments []pinpoint.Experiment
+	status := 0
+	if d.out.Answer != nil {
+		status = d.out.Answer.Status
+	}
+	if d.result != nil {
+		experiments = d.result.Experiments
+	}
+	v := pinpoint.Conclude(d.c, d.clues, experiments, status)
+	v.Hops = pinpoint.Hops(d.c)
+	if d.result != nil {
+		v.Sent, v.Strikes, v.Run = d.result.Sent, d.result.Strikes, d.result.Run
+	}
+	if d.out.Bisection != nil {
+		v.Sent += d.out.Bisection.Requests
+		v.Strikes += d.out.Bisection.Strikes
+	}
+	if d.out.Machine != nil {
+		v.Trail = d.out.Machine.Trail
+		v.Hops = hops(d.out.Machine, v)
+	}
+	d.out.Verdict = v
+}
+
+// hops are the stations that the machine showed, behind those that the answer did.
+func hops(r *machine.Report, v pinpoint.Verdict) []pinpoint.Hop {
+	if len(r.Hops) == 0 {
+		return v.Hops
+	}
+	list := []pinpoint.Hop{{Kind: "client", Says: "you"}}
+	for _, h := range r.Hops {
+		if h.Why != "" {
+			continue
+		}
+		kind := "web-server"
+		if h.Product == "haproxy" || h.Product == "envoy" || h.Product == "traefik" || h.Product == "whygate" {
+			kind = "gateway"
+		} else if h.Product != "nginx" && h.Product != "apache-httpd" && h.Product != "lighttpd" && h.Product != "caddy" {
+			kind = "application"
+		}
+		list = append(list, pinpoint.Hop{Kind: kind, Product: h.Product, Says: h.At, Refused: v.Refuser.Hop == h.N})
+	}
+	return list
+}
