@@ -23,6 +23,7 @@ type Owner struct{ Team, Contact string }
 type Application struct {
 	Name      string
 	Owner     Owner
+	Tenant    string // the organisation it belongs to; "" for none
 	Suspended bool
 	Source    *reason.Source
 }
@@ -216,17 +217,22 @@ var rank = map[State]int{Active: 0, Pending: 1, Suspended: 2, Expired: 3, Reject
 // Application finds an application by name, or nil.
 func (d *Directory) Application(name string) *Application { return d.applications[name] }
 
-// Names are the names of all applications and of the teams that own some, both sorted.
-func (d *Directory) Names() (applications, teams []string) {
+// Names are the names of all applications, of the teams that own some and of the tenants that they
+// belong to, all sorted.
+func (d *Directory) Names() (applications, teams, tenants []string) {
 	for _, a := range d.applications {
 		applications = append(applications, a.Name)
 		if a.Owner.Team != "" {
 			teams = append(teams, a.Owner.Team)
 		}
+		if a.Tenant != "" {
+			tenants = append(tenants, a.Tenant)
+		}
 	}
 	slices.Sort(applications)
 	slices.Sort(teams)
-	return applications, slices.Compact(teams)
+	slices.Sort(tenants)
+	return applications, slices.Compact(teams), slices.Compact(tenants)
 }
 
 // Plan finds a plan by name, or nil.

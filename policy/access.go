@@ -8,10 +8,10 @@ import (
 	"github.com/whygate/whygate/resource"
 )
 
-// Access lets calls in by who makes them: the application, its team, or the subject.
+// Access lets calls in by who makes them: the application, its team, its tenant, or the subject.
 //
 // What is denied wins over what is allowed. With an allow list, whoever is not named there is
-// refused, by application, team or subject, one of which is enough; with a deny list alone, everybody
+// refused, by application, team, tenant or subject, one of which is enough; with a deny list alone, everybody
 // else may pass. An API's list holds for all its routes; a route that has one of its own replaces it.
 //
 //	policies:
@@ -30,6 +30,8 @@ type AccessList struct {
 	Applications []string `json:"applications" example:"[bistro]"`
 	// Teams whose applications are meant: owner.team of the Application.
 	Teams []string `json:"teams" example:"[finance]"`
+	// Tenants whose applications are meant: tenant of the Application.
+	Tenants []string `json:"tenants" example:"[acme]"`
 	// Subjects as identities name them: the claim sub of a token, a user name; of an API key its application.
 	Subjects []string `json:"subjects" example:"[alice]"`
 }
@@ -40,7 +42,7 @@ var (
 		Title:  "This caller may not call this API",
 		Says:   "{caller} may not call this API[: {match} is denied]",
 		Wanted: "a caller that is not denied[: none of {denied}]",
-		Seen:   "{caller}[ of team \"{team}\"]",
+		Seen:   "{caller}[ of team \"{team}\"][ of tenant \"{tenant}\"]",
 		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to take the caller off the deny list"}},
 		Hint:   "deny of this policy wins over allow[; application \"{application}\" is written in {written}]",
 	})
@@ -49,12 +51,12 @@ var (
 		Title:  "This caller is not on the allow list of this API",
 		Says:   "{caller} is not among those who may call this API[: {allowed}]",
 		Wanted: "one of {allowed}",
-		Seen:   "{caller}[ of team \"{team}\"][; did the list mean {near}?]",
+		Seen:   "{caller}[ of team \"{team}\"][ of tenant \"{tenant}\"][; did the list mean {near}?]",
 		Fixes: []reason.Fix{
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} to allow {caller|this caller}"},
 			{By: reason.Caller, Text: "call as somebody who is allowed[: {allowed}]"},
 		},
-		Hint: "allow of this policy names applications, teams and subjects[; application \"{application}\" is written in {written}]",
+		Hint: "allow of this policy names applications, teams, tenants and subjects[; application \"{application}\" is written in {written}]",
 	})
 )
 
@@ -65,18 +67,18 @@ type accessCheck struct {
 
 // accessSet is an AccessList to look things up in.
 type accessSet struct {
-	applications, teams, subjects map[string]struct{}
+	applications, teams, tenants, subjects map[string]struct{}
 	list                          []string // in words
 	names                         AccessList
 }
 
 func newAccessSet(l AccessList) accessSet {
-	s := accessSet{applications: map[string]struct{}{}, teams: map[string]struct{}{}, subjects: map[string]struct{}{}, names: l}
+	s := accessSet{applications: map[string]struct{}{}, teams: map[string]struct{}{}, tenants: map[string]struct{}{}, subjects: map[string]struct{}{}, names: l}
 	for _, p := range []struct {
 		word  string
 		names []string
 		into  map[string]struct{}
-	}{{"application", l.Applications, s.applications}, {"team", l.Teams, s.teams}, {"subject", l.Subjects, s.subjects}} {
+	}{{"application", l.Applications, s.applications}, {"team", l.Teams, s.teams}, {"tenant", l.Tenants, s.tenants}, {"subject", l.Subjects, s.subjects}} {
 		for _, n := range p.names {
 			p.into[n] = struct{}{}
 			s.list = append(s.list, p.word+" "+strconv.Quote(n))
@@ -94,6 +96,9 @@ func (s *accessSet) match(x *Exchange) (word, name string) {
 		if _, ok := s.teams[a.Owner.Team]; ok && a.Owner.Team != "" {
 			return "team", a.Owner.Team
 		}
+		if _, ok := s.tenants[a.Tenant]; ok && a.Tenant != "" {
+			return "tenant", a.Tenant
+		}
 	}
 	if id := x.Identity; id != nil {
 		if _, ok := s.subjects[id.Subject]; ok {
@@ -107,9 +112,9 @@ func (s *accessSet) match(x *Exchange) (word, name string) {
 func (p *Access) Compile(env *Env) any {
 	c := &accessCheck{allow: newAccessSet(p.Allow), deny: newAccessSet(p.Deny), allowAt: env.Source("allow"), denyAt: env.Source("deny")}
 	if len(c.allow.list)+len(c.deny.list) == 0 {
-		env.Problem("", "list applications, teams or subjects under allow or deny", "access without names decides nothing")
+		env.Problem("", "list applications, teams, tenants or subjects under allow or deny", "access without names decides nothing")
 	}
-	known, teams := env.Consumers.Names()
+	known, teams, tenants := env.Consumers.Names()
 	for _, l := range []struct {
 		field string
 		names []string
@@ -118,6 +123,7 @@ func (p *Access) Compile(env *Env) any {
 	}{
 		{"allow.applications", p.Allow.Applications, known, "application"}, {"deny.applications", p.Deny.Applications, known, "application"},
 		{"allow.teams", p.Allow.Teams, teams, "team"}, {"deny.teams", p.Deny.Teams, teams, "team"},
+		{"allow.tenants", p.Allow.Tenants, tenants, "tenant"}, {"deny.tenants", p.Deny.Tenants, tenants, "tenant"},
 	} {
 		for i, n := range l.names {
 			if _, ok := slices.BinarySearch(l.known, n); ok {
@@ -127,9 +133,12 @@ func (p *Access) Compile(env *Env) any {
 			if near := resource.Nearest(n, l.known[:min(len(l.known), maxNearNames)]); near != "" {
 				hint = "did you mean " + strconv.Quote(near) + "?"
 			}
-			if l.what == "team" {
+			switch l.what {
+			case "team":
 				env.Lint("access.unknown-team", index(l.field, i), hint, "no application has the team %q as its owner", n)
-			} else {
+			case "tenant":
+				env.Lint("access.unknown-tenant", index(l.field, i), hint, "no application belongs to the tenant %q", n)
+			default:
 				env.Lint("access.unknown-application", index(l.field, i), hint, "there is no application %q", n)
 			}
 		}
@@ -138,7 +147,7 @@ func (p *Access) Compile(env *Env) any {
 		field       string
 		names, deny []string
 	}{
-		{"allow.applications", p.Allow.Applications, p.Deny.Applications}, {"allow.teams", p.Allow.Teams, p.Deny.Teams}, {"allow.subjects", p.Allow.Subjects, p.Deny.Subjects},
+		{"allow.applications", p.Allow.Applications, p.Deny.Applications}, {"allow.teams", p.Allow.Teams, p.Deny.Teams}, {"allow.tenants", p.Allow.Tenants, p.Deny.Tenants}, {"allow.subjects", p.Allow.Subjects, p.Deny.Subjects},
 	} {
 		for i, n := range l.names {
 			switch {
@@ -188,6 +197,9 @@ func (c *accessCheck) near(x *Exchange) string {
 		if n := resource.Nearest(a.Owner.Team, c.allow.names.Teams); n != "" {
 			return "team " + strconv.Quote(a.Owner.Team) + " by " + strconv.Quote(n)
 		}
+		if n := resource.Nearest(a.Tenant, c.allow.names.Tenants); n != "" && a.Tenant != "" {
+			return "tenant " + strconv.Quote(a.Tenant) + " by " + strconv.Quote(n)
+		}
 		if slices.Contains(c.allow.names.Subjects, a.Name) {
 			return "application " + strconv.Quote(a.Name) + ", which it names as a subject,"
 		}
@@ -208,6 +220,9 @@ func callerFacts(x *Exchange) []reason.Fact {
 		facts = append(facts, reason.Own("caller", x.Caller()), reason.Own("application", a.Name).At(a.Source), reason.Rule("written", a.Source.String()))
 		if a.Owner.Team != "" {
 			facts = append(facts, reason.Own("team", a.Owner.Team))
+		}
+		if a.Tenant != "" {
+			facts = append(facts, reason.Own("tenant", a.Tenant))
 		}
 		if id != nil && id.Subject != a.Name {
 			facts = append(facts, reason.Own("subject", clip(id.Subject, 100)))

@@ -46,6 +46,13 @@ func TestAccess(t *testing.T) {
 	wants(t, b.check("access", `{deny: {teams: [food]}}`).Check(call("cafe", "")), "access.denied", `team "food" is denied`)
 	wants(t, b.check("access", `{allow: {applications: [ledger]}}`).Check(call("legder", "")), "access.not-allowed", `did the list mean application "legder" by "ledger"?`)
 	wants(t, b.check("access", `{allow: {subjects: [lone]}}`).Check(call("lone", "")), "access.not-allowed", `which it names as a subject`)
+	b.consumers.Application("ledger").Tenant, b.consumers.Application("intern").Tenant, b.consumers.Application("cafe").Tenant = "acme", "acme", "amce"
+	tenants := b.check("access", `{allow: {tenants: [acme]}, deny: {applications: [intern]}}`)
+	wants(t, tenants.Check(call("ledger", "")), "")
+	wants(t, tenants.Check(call("intern", "")), "access.denied", `application "intern" is denied`)
+	wants(t, tenants.Check(call("bistro", "")), "access.not-allowed", `tenant "acme"`)
+	wants(t, tenants.Check(call("cafe", "")), "access.not-allowed", `did the list mean tenant "amce" by "acme"?`)
+	wants(t, b.check("access", `{deny: {tenants: [acme]}}`).Check(call("ledger", "")), "access.denied", `tenant "acme" is denied`)
 	x := call("ledger", "")
 	x.Explaining = true
 	if v := c.Check(x); v.Refused() || v.Facts[0].Text() != `team "finance"` {
@@ -58,7 +65,7 @@ func TestAccessProblems(t *testing.T) {
 	b.kinds["key-auth"] = true
 	b.application("ledger").Owner.Team = "finance"
 	for config, want := range map[string]string{
-		`{}`: "decides nothing", `{allow: {applications: [leger]}}`: "access.unknown-application", `{allow: {teams: [finanz]}}`: "access.unknown-team",
+		`{}`: "decides nothing", `{allow: {applications: [leger]}}`: "access.unknown-application", `{allow: {teams: [finanz]}}`: "access.unknown-team", `{allow: {tenants: [acmee]}}`: "access.unknown-tenant",
 		`{allow: {applications: [ledger]}, deny: {applications: [ledger]}}`: "deny wins", `{allow: {subjects: [""]}}`: "an entry is empty",
 	} {
 		if _, problems := b.compile("access", config); len(problems) == 0 || !strings.Contains(problems.Error(), want) {

@@ -62,7 +62,7 @@ var celEnv = sync.OnceValue(func() *cel.Env {
 		"request.query": texts, "request.headers": texts, "request.params": texts,
 		"client.ip": text, "client.hop": cel.IntType,
 		"identity.subject": text, "identity.issuer": text, "identity.method": text, "identity.scopes": list, "identity.roles": list, "identity.groups": list,
-		"claims": cel.MapType(text, cel.DynType), "application.name": text, "application.team": text,
+		"claims": cel.MapType(text, cel.DynType), "application.name": text, "application.team": text, "application.tenant": text,
 		"plan": text, "api": text, "version": text, "stage": text, "route": text, "now": cel.TimestampType, "body": cel.DynType,
 	} {
 		opts = append(opts, cel.Variable(name, t))

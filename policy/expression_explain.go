@@ -505,6 +505,8 @@ func (t *term) remedy(x *expression) string {
 		return "call as application " + text
 	case "application.team":
 		return "call as an application of team " + text
+	case "application.tenant":
+		return "call as an application of tenant " + text
 	case "plan":
 		return "use plan " + text
 	case "stage", "version":

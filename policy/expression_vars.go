@@ -113,12 +113,14 @@ func (v *vars) ResolveName(name string) (any, bool) {
 		return types.Timestamp{Time: x.Now.UTC()}, true
 	case "body":
 		return v.content(), true
-	case "application.name", "application.team":
+	case "application.name", "application.team", "application.tenant":
 		switch {
 		case x.Application == nil:
 			return emptyText, true
 		case name == "application.name":
 			return textValue(x.Application.Name), true
+		case name == "application.tenant":
+			return textValue(x.Application.Tenant), true
 		}
 		return textValue(x.Application.Owner.Team), true
 	}

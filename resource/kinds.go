@@ -505,6 +505,8 @@ type Application struct {
 	Title string `json:"title"`
 	// Owner answers for the application.
 	Owner Owner `json:"owner"`
+	// Tenant is the organisation that the application belongs to, where an installation serves several.
+	Tenant string `json:"tenant" example:"acme"`
 	// State: active, or suspended (none of its credentials is accepted).
 	State string `json:"state" enum:"active,suspended" default:"active"`
 }

@@ -256,7 +256,7 @@ func (c *compiler) consumers() {
 		dir.AddPlan(p)
 	}
 	for _, d := range c.Set.Applications {
-		dir.AddApplication(&consumer.Application{Name: d.Meta.Name, Owner: consumer.Owner(d.Spec.Owner), Suspended: d.Spec.State == "suspended", Source: source(d, "spec.state")})
+		dir.AddApplication(&consumer.Application{Name: d.Meta.Name, Owner: consumer.Owner(d.Spec.Owner), Tenant: d.Spec.Tenant, Suspended: d.Spec.State == "suspended", Source: source(d, "spec.state")})
 	}
 	for _, d := range c.Set.Credentials {
 		app := dir.Application(d.Spec.Application)

@@ -294,7 +294,7 @@ func (l *linter) gates() {
 // admits says that access can let callers of an application pass. Subjects may be anybody's.
 func admits(p *policy.Access, app *consumer.Application) bool {
 	names := func(l policy.AccessList) bool {
-		return slices.Contains(l.Applications, app.Name) || app.Owner.Team != "" && slices.Contains(l.Teams, app.Owner.Team)
+		return slices.Contains(l.Applications, app.Name) || app.Owner.Team != "" && slices.Contains(l.Teams, app.Owner.Team) || app.Tenant != "" && slices.Contains(l.Tenants, app.Tenant)
 	}
 	if names(p.Deny) {
 		return false
