@@ -68,6 +68,7 @@ func (w *world) policies(indent string) string {
 		"maintenance: {until: " + pickOf(w, "2020-01-01", "2099-01-01") + ", allow: [" + pickOf(w, "127.0.0.0/8", "10.0.0.0/8") + "]}",
 		"ip-access: {allow: [" + pickOf(w, "127.0.0.0/8", "198.51.100.0/24", "0.0.0.0/0") + "]}",
 		"ip-access: {deny: [" + pickOf(w, "127.0.0.1", "198.51.100.7") + "]}",
+		"geo: {database: [" + countries() + "], " + pickOf(w, "allow: [FR]", "deny: [FR]", "allow: [DE, FR]") + ", unknown: " + pickOf(w, "allow", "deny") + "}",
 		"cors: {origins: [\"https://shop.test\"], headers: [X-Fine], methods: [" + pickOf(w, "PUT", "DELETE") + "]}",
 		"cors: {origins: [\"*\"]}",
 		"method: {allow: [" + pickOf(w, "GET", "GET, POST", "PUT") + "]}",

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"flag"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -24,5 +25,10 @@ type tests struct{ m *testing.M }
 // Run ends what the tests share before anybody looks for goroutines.
 func (t tests) Run() int {
 	defer peers().close()
+	defer func() {
+		if countriesMade {
+			os.Remove(countries())
+		}
+	}()
 	return t.m.Run()
 }

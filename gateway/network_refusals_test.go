@@ -9,12 +9,39 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/maxmind/mmdbwriter"
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
+
+// countries is a database for the policy geo; TestMain takes it away.
+var countries = sync.OnceValue(func() string {
+	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "Test-Country", IncludeReservedNetworks: true})
+	if err != nil {
+		panic(err)
+	}
+	for cidr, code := range map[string]string{"203.0.113.0/24": "FR", "198.51.100.0/29": "FR", "10.0.0.0/8": "DE"} {
+		_, network, _ := net.ParseCIDR(cidr)
+		if err := tree.Insert(network, mmdbtype.Map{"country": mmdbtype.Map{"iso_code": mmdbtype.String(code)}}); err != nil {
+			panic(err)
+		}
+	}
+	file, err := os.CreateTemp("", "country-*.mmdb")
+	if err != nil {
+		panic(err)
+	}
+	defer file.Close()
+	if _, err := tree.WriteTo(file); err != nil {
+		panic(err)
+	}
+	countriesMade = true
+	return file.Name()
+})
+
+var countriesMade bool
 
 // networkRefusals provoke the reasons of policies that look at where a call comes from.
 func networkRefusals(t *testing.T) []refusal {
@@ -23,25 +50,7 @@ func networkRefusals(t *testing.T) []refusal {
 	if err := os.WriteFile(secret, []byte("a hidden secret of some length"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "Test-Country", IncludeReservedNetworks: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, network, _ := net.ParseCIDR("203.0.113.0/24")
-	if err := tree.Insert(network, mmdbtype.Map{"country": mmdbtype.Map{"iso_code": mmdbtype.String("FR")}}); err != nil {
-		t.Fatal(err)
-	}
-	database := filepath.Join(dir, "country.mmdb")
-	file, err := os.Create(database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tree.WriteTo(file); err != nil {
-		t.Fatal(err)
-	}
-	file.Close()
-
-	geo := func(lists string) string { return "  - geo: {database: [" + database + "], " + lists + "}" }
+	geo := func(lists string) string { return "  - geo: {database: [" + countries() + "], " + lists + "}" }
 	proxy, france := "  trustedProxies: [127.0.0.1]", []string{"X-Forwarded-For: 203.0.113.7"}
 	bot := "  - bot: {deny: [hidden-bot], missing: deny}"
 	hotlink := "  - hotlink: {hosts: [hidden.test], empty: deny}"
