@@ -8,6 +8,7 @@ package counter
 
 import (
 	"hash/maphash"
+	"strconv"
 	"time"
 )
 
@@ -34,6 +35,13 @@ type Rate struct {
 	Requests int64
 	Burst    int64
 	Period   time.Duration
+}
+
+// Named is the name under which a rate counts for a limit. A rate that is changed begins anew: what was
+// used of the old one, as a share of it, says nothing of the new one, and whoever raises a limit
+// wants the next call to pass.
+func (r Rate) Named(limit string) string {
+	return limit + " " + strconv.FormatInt(r.interval(), 10) + "/" + strconv.FormatInt(r.Burst, 10)
 }
 
 // longest is how far into the future a limit may count, in nanoseconds: 146 years, so that sums

@@ -165,14 +165,14 @@ type SharedRate struct {
 	each, full any // text
 }
 
-// NewSharedRate names a rate. The name is the same on all nodes.
+// NewSharedRate names a rate. The name is the same on all nodes that have the same limit.
 func NewSharedRate(name string, r Rate) *SharedRate {
 	t := r.interval()
 	full := int64(longest)
 	if r.Burst < longest/t {
 		full = t * r.Burst
 	}
-	return &SharedRate{name: name, interval: t, each: strconv.FormatInt(t, 10), full: strconv.FormatInt(full, 10)}
+	return &SharedRate{name: r.Named(name), interval: t, each: strconv.FormatInt(t, 10), full: strconv.FormatInt(full, 10)}
 }
 
 // SharedQuota is a quota as the shared counters are asked for it.

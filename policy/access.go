@@ -68,8 +68,8 @@ type accessCheck struct {
 // accessSet is an AccessList to look things up in.
 type accessSet struct {
 	applications, teams, tenants, subjects map[string]struct{}
-	list                          []string // in words
-	names                         AccessList
+	list                                   []string // in words
+	names                                  AccessList
 }
 
 func newAccessSet(l AccessList) accessSet {

@@ -16,7 +16,7 @@ import (
 // once and then one every 0.6 seconds. A smaller burst spreads them from the start. A
 // refusal says exactly when the same call will pass; allowed calls carry RateLimit and
 // RateLimit-Policy too. Every caller has a counter of their own; which one it was is a fact
-// of each refusal.
+// of each refusal. A limit that is changed counts anew from then on.
 //
 // Each node counts for itself in memory, at no cost worth mentioning. With counters.store: redis in the
 // Gateway all nodes count together and exactly, for one round trip per call.
@@ -53,13 +53,13 @@ var rateExceeded = reason.New(reason.Reason{
 
 type rateCheck struct {
 	limitOf
-	cost  cost
-	per   string
-	limit uint64
+	cost cost
+	per  string
 }
 
 // limitOf is a rate with what its explanation needs.
 type limitOf struct {
+	limit       uint64 // names its counters
 	rate        counter.Rate
 	name        string // in the fields RateLimit and RateLimit-Policy
 	policyField string // the value of RateLimit-Policy
@@ -86,11 +86,12 @@ func (p *RateLimit) Compile(env *Env) any {
 	if p.Burst == 0 {
 		p.Burst = p.Requests
 	}
-	c := &rateCheck{per: p.Per, limit: counter.LimitID(env.LimitName)}
+	c := &rateCheck{per: p.Per}
 	c.limitOf = limitOf{
 		rate: counter.Rate{Requests: p.Requests, Burst: p.Burst, Period: time.Duration(p.Period)},
 		name: env.Name, at: env.Source("requests"), memory: env.Memory, trust: env.Trust,
 	}
+	c.limit = counter.LimitID(c.rate.Named(env.LimitName))
 	c.policyField = policyField(c.name, c.rate)
 	c.cost = env.compileCost("cost", p.Cost, c.rate)
 	c.sharedBy(env.Shared, c, env.LimitName)

@@ -218,6 +218,7 @@ func NewPlanSteps(plans []*consumer.Plan, m *counter.Memory, q *counter.Quotas, 
 	for _, p := range plans {
 		if r := p.Rate; r != nil {
 			l := &limitOf{rate: counter.Rate{Requests: int64(r.Requests), Burst: int64(r.Burst), Period: r.Period}, name: "plan", of: p.Name, at: r.Source, memory: m}
+			l.limit = counter.LimitID(l.rate.Named("plan"))
 			l.policyField = policyField(l.name, l.rate)
 			l.sharedBy(shared, rates, "plan")
 			rates[p] = l
@@ -239,12 +240,10 @@ type (
 	planQuotas map[*consumer.Plan]*quotaOf
 )
 
-var planRateID = counter.LimitID("plan")
-
 // Check spends one call of the plan's rate.
 func (c planRates) Check(x *Exchange) reason.Verdict {
 	if l := c[x.Plan]; l != nil {
-		return l.check(x, counter.KeyOf(planRateID, x.planKey()), "subscription", 1)
+		return l.check(x, counter.KeyOf(l.limit, x.planKey()), "subscription", 1)
 	}
 	return x.noLimit()
 }
