@@ -33,11 +33,20 @@ func (v *Vault) Hide(secret string) string {
 	}
 	mac := hmac.New(sha256.New, v.key[:])
 	mac.Write([]byte(secret))
-	p := fmt.Sprintf("%s%s len=%d%s", opening, hex.EncodeToString(mac.Sum(nil)[:4]), len(secret), closing)
+	sum := mac.Sum(nil)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.values[p] = secret
-	return p
+	for ; ; sum = sum[4:] {
+		p := fmt.Sprintf("%s%s len=%d%s", opening, hex.EncodeToString(sum[:4]), len(secret), closing)
+		if other, ok := v.values[p]; !ok || other == secret {
+			v.values[p] = secret
+			return p
+		}
+		if len(sum) == 4 { // eight collisions of 32 bits
+			mac.Write(mac.Sum(nil))
+			sum = append(make([]byte, 4), mac.Sum(nil)...)
+		}
+	}
 }
 
 // Reveal puts the secrets back. Its result must not reach a report, a log or a file.
