@@ -313,3 +313,18 @@ func BenchmarkLoad(b *testing.B) {
 		read("logs", &logKnowledge{})
 	}
 }
+
+// TestSealedAnswersAreStillKnown: taking secrets out of an answer leaves what its page is known by.
+func TestSealedAnswersAreStillKnown(t *testing.T) {
+	for name, want := range recorded {
+		a := readAnswer(t, filepath.Join("testdata", "answers", name+".http"))
+		c := caseOf(a)
+		if c.Exchanges[0].Request == nil {
+			c.Exchanges[0].Request = &Request{Method: "GET", URL: "https://shop.test/orders"}
+		}
+		Seal(c)
+		if v := Conclude(c, Match(c.Exchanges[0].Answer), nil, a.Status); v.Cause != want.cause || v.Refuser.Product != want.refuser {
+			t.Errorf("%s: %s by %s, want %s by %s\n%s", name, v.Cause, v.Refuser.Product, want.cause, want.refuser, c.Exchanges[0].Answer.Body)
+		}
+	}
+}

@@ -710,7 +710,11 @@ var (
 // markup hides the text of XML elements and the values of HTML form fields with secret names.
 func (s *sealer) markup(text string, answer bool) string {
 	text = replaceGroup(text, element, 3, func(m []string) (string, bool) {
-		return s.hide(m[3]), secretName(m[2], answer) && strings.TrimSpace(m[3]) != "" && (!answer || opaque(m[3]))
+		// What is hidden is known to the vault from then on and found wherever it stands: only secrets are.
+		if !secretName(m[2], answer) || strings.TrimSpace(m[3]) == "" || answer && !opaque(m[3]) {
+			return "", false
+		}
+		return s.hide(m[3]), true
 	})
 	return outside(text, func(part string) string {
 		return formTag.ReplaceAllStringFunc(part, func(tag string) string {
