@@ -46,6 +46,7 @@ crs: ## run all regression tests of the OWASP Core Rule Set against a node (a mi
 
 docs: ## write docs/reference from the code
 	$(GO) test ./cmd/whygate -run TestReference -update
+	$(GO) test ./pinpoint -run 'TestReference|TestData' -update
 
 clean: ## remove what was built and what make run left
 	rm -rf bin .run
