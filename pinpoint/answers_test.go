@@ -328,3 +328,26 @@ func TestSealedAnswersAreStillKnown(t *testing.T) {
 		}
 	}
 }
+
+// TestSearchedHoldsEveryLiteral: what a text holds is found in it, also when it is so long that its letters are noted.
+func TestSearchedHoldsEveryLiteral(t *testing.T) {
+	page := []byte(strings.Repeat("An ordinary Line of an ordinary page; ", 40) + "<center>nginx</center>")
+	in := newSearched(page)
+	if in.grams == nil {
+		t.Fatal("the letters of a long text are not noted")
+	}
+	low := strings.ToLower(string(page))
+	for at := range len(low) - 20 {
+		for _, n := range []int{3, 4, 9, 20} {
+			literal := []byte(low[at : at+n])
+			if !in.has(&need{literal: literal, grams: gramsOf(literal)}) {
+				t.Fatalf("%q is not found", literal)
+			}
+		}
+	}
+	for _, text := range []string{"<center>apache", "ordinary pages", "zzz"} {
+		if in.has(&need{literal: []byte(text), grams: gramsOf([]byte(text))}) {
+			t.Errorf("%q is found and is not there", text)
+		}
+	}
+}

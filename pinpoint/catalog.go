@@ -150,8 +150,58 @@ type pattern struct {
 
 // need is what a text must hold for an expression to match it: a literal, all of several, or one of several.
 type need struct {
-	literal  []byte // in lower case
+	literal  []byte   // in lower case
+	grams    []uint16 // hashes of some three letters in a row of it
 	all, any []*need
+}
+
+// searched is a text in lower case, and which three letters in a row it holds: hundreds of literals are looked
+// for in one page, and most are not there.
+type searched struct {
+	lower []byte
+	grams *[1 << 16 / 64]uint64 // bits by hash; nil for texts so short that looking is as fast
+}
+
+// fewLetters is how long a text is searched without knowing what it holds.
+const fewLetters = 512
+
+func newSearched(text []byte) searched {
+	s := searched{lower: lowered(text)}
+	if len(text) <= fewLetters {
+		return s
+	}
+	s.grams = new([1 << 16 / 64]uint64)
+	for i := 2; i < len(s.lower); i++ {
+		h := gram(s.lower[i-2], s.lower[i-1], s.lower[i])
+		s.grams[h>>6] |= 1 << (h & 63)
+	}
+	return s
+}
+
+// gram is a hash of three letters.
+func gram(a, b, c byte) uint16 {
+	return uint16((uint32(a)<<16 | uint32(b)<<8 | uint32(c)) * 2654435761 >> 16)
+}
+
+// gramsOf are up to eight of them, spread over a literal.
+func gramsOf(literal []byte) (list []uint16) {
+	step := max(1, (len(literal)-2+7)/8)
+	for i := 2; i < len(literal); i += step {
+		list = append(list, gram(literal[i-2], literal[i-1], literal[i]))
+	}
+	return list
+}
+
+// has says that the text holds a literal.
+func (s searched) has(n *need) bool {
+	if s.grams != nil {
+		for _, h := range n.grams {
+			if s.grams[h>>6]&(1<<(h&63)) == 0 {
+				return false
+			}
+		}
+	}
+	return bytes.Contains(s.lower, n.literal)
 }
 
 func newPattern(text string) *pattern {
@@ -162,25 +212,25 @@ func newPattern(text string) *pattern {
 	return p
 }
 
-// find searches text; lower is the same text in lower case.
-func (p *pattern) find(text, lower []byte) []int {
-	if !p.needs.met(lower) {
+// find searches text; in is the same text, ready to be searched for literals.
+func (p *pattern) find(text []byte, in searched) []int {
+	if !p.needs.met(in) {
 		return nil
 	}
 	return p.compile().FindSubmatchIndex(text)
 }
 
-func (n *need) met(lower []byte) bool {
+func (n *need) met(in searched) bool {
 	switch {
 	case n == nil:
 		return true
 	case n.literal != nil:
-		return bytes.Contains(lower, n.literal)
+		return in.has(n)
 	case n.any != nil:
-		return slices.ContainsFunc(n.any, func(n *need) bool { return n.met(lower) })
+		return slices.ContainsFunc(n.any, func(n *need) bool { return n.met(in) })
 	}
 	for _, a := range n.all {
-		if !a.met(lower) {
+		if !a.met(in) {
 			return false
 		}
 	}
@@ -210,7 +260,8 @@ func needs(re *syntax.Regexp) *need {
 		if len(s) < 3 {
 			return nil
 		}
-		return &need{literal: []byte(strings.ToLower(s))}
+		literal := []byte(strings.ToLower(s))
+		return &need{literal: literal, grams: gramsOf(literal)}
 	case syntax.OpCapture, syntax.OpPlus:
 		return needs(re.Sub[0])
 	case syntax.OpRepeat:

@@ -94,7 +94,7 @@ func Match(a *Answer) []Clue {
 	}
 	body := a.Body[:min(len(a.Body), searchedBody)]
 	fields := a.Header[:min(len(a.Header), searchedFields)]
-	lower := lowered(body)
+	in := newSearched(body)
 	var cookies []string
 	for _, f := range fields {
 		if strings.EqualFold(f.Name, "Set-Cookie") {
@@ -135,7 +135,7 @@ next:
 			}
 		}
 		if f.body != nil {
-			at := f.body.find(body, lower)
+			at := f.body.find(body, in)
 			if at == nil {
 				continue next
 			}

@@ -77,7 +77,7 @@ func MatchLog(product, line string) []Clue {
 	k := logs()
 	line = line[:min(len(line), searchedLine)]
 	text := []byte(strings.TrimRight(line, "\r\n"))
-	lower := lowered(text)
+	in := newSearched(text)
 	products := k.products
 	switch product {
 	case "apache", "apache2", "httpd":
@@ -99,7 +99,7 @@ func MatchLog(product, line string) []Clue {
 			if p.Product != name {
 				continue
 			}
-			if c, ok := p.match(k, text, lower); ok {
+			if c, ok := p.match(k, text, in); ok {
 				clues = append(clues, c)
 				break
 			}
@@ -108,8 +108,8 @@ func MatchLog(product, line string) []Clue {
 	return clues
 }
 
-func (p *logPattern) match(k *logKnowledge, text, lower []byte) (Clue, bool) {
-	at := p.pattern.find(text, lower)
+func (p *logPattern) match(k *logKnowledge, text []byte, in searched) (Clue, bool) {
+	at := p.pattern.find(text, in)
 	if at == nil {
 		return Clue{}, false
 	}
@@ -121,7 +121,7 @@ func (p *logPattern) match(k *logKnowledge, text, lower []byte) (Clue, bool) {
 	names := map[string]string{}
 	collect(names, p.pattern.compile(), text, at)
 	for _, a := range p.also {
-		if more := a.find(text, lower); more != nil {
+		if more := a.find(text, in); more != nil {
 			collect(names, a.compile(), text, more)
 		}
 	}
