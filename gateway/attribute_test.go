@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/whygate/whygate/calllog"
 	"github.com/whygate/whygate/gateway"
@@ -58,40 +62,109 @@ func TestRefusalsOfUpstreamsAreRelayed(t *testing.T) {
 	}
 }
 
-// The one that refused behind the gateway is told by its page, then by its banner.
+// The one that refused behind the gateway is told by its page, then by its fields; and why, where the answer says so.
 func TestRefuser(t *testing.T) {
-	for _, c := range []struct{ head, body, product string }{
-		{"Server: nginx/1.22.1", "<html>\r\n<head><title>403 Forbidden</title></head>\r\n<body>\r\n<center><h1>403 Forbidden</h1></center>\r\n<hr><center>nginx/1.22.1</center>\r\n</body>\r\n</html>\r\n", "nginx"},
-		{"Server: cloudflare\r\nCF-Ray: 1-FRA", "<div class=\"cf-error-details\">", "cloudflare"},
-		{"Server: openresty", "<hr><center>openresty</center>", "openresty"},
-		{"Server: something", "<html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.\n</body></html>\n", "haproxy"},
-		{"Server: envoy", "RBAC: access denied", "envoy"},
-		{"Server: istio-envoy", "", "envoy"},
-		{"Server: kong/3.4", `{"message":"no Route matched with those values"}`, "kong"},
-		{"Server: Werkzeug/2.2.2 Python/3.11.2", "<!doctype html>\n<html lang=en>\n<title>403 Forbidden</title>\n<h1>Forbidden</h1>\n", "werkzeug"},
-		{"Server: gunicorn", "", "gunicorn"},
-		{"X-Powered-By: Express", "<pre>Cannot GET /x</pre>", "express"},
-		{"X-Powered-By: PHP/8.2", "", "php"},
-		{"Server: uvicorn", `{"detail":"Not authenticated"}`, "fastapi"}, // the body weighs more
-		{"Server: uvicorn", "", "uvicorn"},
-		{"x-amzn-ErrorType: ForbiddenException", `{"message":"Forbidden"}`, "aws-apigateway"},
-		{"X-Kong-Response-Latency: 1", "", "kong"},
-		{"Whygate-Refused-By: gateway", "{}", "whygate"}, // another gateway of this kind behind this one
-		{"Server: homemade", "no", "unknown"},
-		{"X-A: b", "no", "unknown"},
+	const django = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><title>403 Forbidden</title></head>\n<body><div id=\"summary\"><h1>Forbidden <span>(403)</span></h1>\n<p>CSRF verification failed. Request aborted.</p></div></body></html>"
+	for _, c := range []struct{ head, body, product, cause string }{
+		{"Server: nginx/1.22.1", "<html>\r\n<head><title>403 Forbidden</title></head>\r\n<body>\r\n<center><h1>403 Forbidden</h1></center>\r\n<hr><center>nginx/1.22.1</center>\r\n</body>\r\n</html>\r\n", "nginx", ""},
+		{"Server: cloudflare\r\nCF-Ray: 1-FRA", "<div class=\"cf-error-details\">", "cloudflare", ""},
+		{"Server: openresty", "<hr><center>openresty</center>", "nginx", ""},
+		{"Server: something", "<html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.\n</body></html>\n", "haproxy", "haproxy-acl-deny"},
+		{"Server: envoy", "RBAC: access denied", "envoy", "envoy-rbac-denied"},
+		{"Server: istio-envoy", "", "envoy", ""},
+		{"Server: kong/3.4", `{"message":"no Route matched with those values"}`, "kong", ""},
+		{"Server: Werkzeug/2.2.2 Python/3.11.2", "<!doctype html>\n<html lang=en>\n<title>403 Forbidden</title>\n<h1>Forbidden</h1>\n", "flask", ""},
+		{"Server: WSGIServer/0.2 CPython/3.11.2\r\nContent-Type: text/html", django, "django", "csrf-token-missing"},
+		{"Server: gunicorn", "", "gunicorn", ""},
+		{"X-Powered-By: Express", "<pre>Cannot GET /x</pre>", "express", ""},
+		{"X-Powered-By: PHP/8.2", "", "php", ""},
+		{"Server: uvicorn", `{"detail":"Not authenticated"}`, "fastapi", "auth-missing"}, // the body weighs more
+		{"Server: uvicorn", "", "uvicorn", ""},
+		{"x-amzn-ErrorType: ForbiddenException", `{"message":"Forbidden"}`, "aws-api-gateway", "gw-forbidden-ambiguous"},
+		{"X-Kong-Response-Latency: 1", "", "kong", ""},
+		{"Whygate-Refused-By: gateway", "{}", "whygate", ""}, // another gateway of this kind behind this one
+		{"Server: homemade", "no", "unknown", ""},
+		{"X-A: b", "no", "unknown", ""},
 	} {
 		t.Run(c.product+" "+c.head, func(t *testing.T) {
 			t.Parallel()
-			up := whytest.Script(t, always(fmt.Sprintf("HTTP/1.1 403 Forbidden\r\n%s\r\nContent-Length: %d\r\n\r\n%s", c.head, len(c.body), c.body)))
-			n := whytest.Start(t, "wire", whytest.API(up.URL(), "/", ""))
-			a := n.Call("GET", "/", "")
-			rec := n.Record(a)
-			d, err := gateway.DecodeDetail(rec.Detail)
-			if err != nil || d.Refuser == nil {
-				t.Fatalf("no refuser in %s, %v", rec.Detail, err)
+			for _, coding := range []string{"", "gzip", "br"} {
+				head, body := c.head, c.body
+				if coding != "" {
+					head, body = head+"\r\nContent-Encoding: "+coding, compressed(t, coding, c.body)
+				}
+				up := whytest.Script(t, always(fmt.Sprintf("HTTP/1.1 403 Forbidden\r\n%s\r\nContent-Length: %d\r\n\r\n%s", head, len(body), body)))
+				n := whytest.Start(t, "wire", whytest.API(up.URL(), "/", ""))
+				req, err := http.NewRequest("GET", n.URL("/"), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Accept-Encoding", "gzip, br") // so that the client leaves the content as it is
+				a := n.Do(req)
+				rec := n.Record(a)
+				d, err := gateway.DecodeDetail(rec.Detail)
+				if err != nil || d.Refuser == nil {
+					t.Fatalf("no refuser in %s, %v", rec.Detail, err)
+				}
+				r := d.Refuser
+				if a.Body != body || r.Product != c.product || r.Cause != c.cause || rec.Reason != "upstream:"+c.product || (len(r.Evidence) == 0) != (c.product == "unknown") || (r.Cause != "") != (r.Weight > 0) {
+					t.Errorf("%s %q, record %q, %+v", coding, a.Body, rec.Reason, *r)
+				}
 			}
-			if a.Body != c.body || d.Refuser.Product != c.product || rec.Reason != "upstream:"+c.product || len(d.Refuser.Evidence) == 0 {
-				t.Errorf("%q, record %q, %+v", a.Body, rec.Reason, *d.Refuser)
+		})
+	}
+}
+
+func compressed(t *testing.T, coding, text string) string {
+	var b bytes.Buffer
+	var w io.WriteCloser = gzip.NewWriter(&b)
+	if coding == "br" {
+		w = brotli.NewWriter(&b)
+	}
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	return b.String()
+}
+
+// What a call carries as its secrets is not recorded where an upstream echoes it, and what is recorded stays small whatever the
+// upstream writes.
+func TestRefuserIsBoundedAndWithoutSecrets(t *testing.T) {
+	t.Parallel()
+	const secret = "Zq7-not-for-logs-0417"
+	for name, answer := range map[string]string{
+		"echo":       "<Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we calculated does not match " + secret + "</Message><StringToSign>" + secret + "</StringToSign></Error>",
+		"in a field": "x",
+		"long":       strings.Repeat("<center>nginx</center>", 20_000),
+		"bomb":       compressed(t, "gzip", strings.Repeat("CSRF verification failed. Request aborted. ", 200_000)),
+	} {
+		head := "Server: AmazonS3"
+		switch name {
+		case "in a field":
+			head = "Server: nginx " + secret + strings.Repeat("x", 3000) + "\r\nVia: 1.1 varnish " + secret
+		case "bomb":
+			head = "Content-Encoding: gzip"
+		}
+		up := whytest.Script(t, always(fmt.Sprintf("HTTP/1.1 403 Forbidden\r\n%s\r\nContent-Length: %d\r\n\r\n%s", head, len(answer), answer)))
+		n := whytest.Start(t, "wire", whytest.API(up.URL(), "/", ""))
+		rec := n.Record(n.Call("GET", "/?api_key="+secret, "", "Authorization: Bearer "+secret, "X-Api-Key: "+secret))
+		if rec.Outcome != calllog.Relayed || strings.Contains(string(rec.Detail), secret) || len(rec.Detail) == 0 || len(rec.Detail) > 8<<10 {
+			t.Errorf("%s: %v, %d bytes: %.3000s", name, rec.Outcome, len(rec.Detail), rec.Detail)
+		}
+	}
+}
+
+// BenchmarkRefuser is a refusal that is relayed, with an ordinary page, beside an answer that is let through.
+func BenchmarkRefuser(b *testing.B) {
+	page := "<html>\r\n<head><title>403 Forbidden</title></head>\r\n<body>\r\n<center><h1>403 Forbidden</h1></center>\r\n<hr><center>nginx</center>\r\n" + strings.Repeat("<p>An ordinary line of an ordinary page.</p>\r\n", 60) + "</body>\r\n</html>\r\n"
+	for _, c := range []struct{ name, status string }{{"allowed", "200 OK"}, {"relayed", "403 Forbidden"}} {
+		b.Run(c.name, func(b *testing.B) {
+			up := whytest.Script(b, always(fmt.Sprintf("HTTP/1.1 %s\r\nServer: nginx\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s", c.status, len(page), page)))
+			n := whytest.Start(b, "wire", upstreamSpec(whytest.API(up.URL(), "/", ""), "breaker: {rate: 0}, ejection: {failures: 0}"))
+			n.Call("GET", "/", "") // the catalogue is read once
+			for b.Loop() {
+				n.Call("GET", "/", "")
 			}
 		})
 	}

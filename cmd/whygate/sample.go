@@ -1,11 +1,13 @@
 package main
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"net"
 	"net/http"
@@ -207,12 +209,31 @@ func (s *shop) status(w http.ResponseWriter, r *http.Request) {
 	if err != nil || code < 200 || code > 599 {
 		code = 400
 	}
-	if r.URL.Query().Get("by") == "nginx" { // as if one stood before the shop
+	title := fmt.Sprintf("%d %s", code, http.StatusText(code))
+	switch r.URL.Query().Get("by") { // as if one of these stood before the shop, or the shop were made with it
+	case "nginx":
 		w.Header().Set("Server", "nginx/1.27.2")
 		w.Header().Set("Content-Type", "text/html")
 		w.WriteHeader(code)
-		title := fmt.Sprintf("%d %s", code, http.StatusText(code))
 		fmt.Fprintf(w, "<html>\r\n<head><title>%s</title></head>\r\n<body>\r\n<center><h1>%s</h1></center>\r\n<hr><center>nginx/1.27.2</center>\r\n</body>\r\n</html>\r\n", title, title)
+		return
+	case "django":
+		w.Header().Set("Content-Type", "text/html")
+		var out io.Writer = w
+		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			w.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(w)
+			defer z.Close()
+			out = z
+		}
+		w.WriteHeader(code)
+		fmt.Fprintf(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n  <title>%s</title>\n</head>\n<body>\n<div id=\"summary\">\n  <h1>Forbidden <span>(%d)</span></h1>\n  <p>CSRF verification failed. Request aborted.</p>\n</div>\n<!-- %s -->\n</body>\n</html>\n",
+			title, code, html.EscapeString(r.Header.Get("Authorization")))
+		return
+	case "aws":
+		w.Header().Set("X-Amzn-ErrorType", "ForbiddenException")
+		w.Header().Set("X-Amzn-RequestId", "6a1f2c3d-0000-4000-8000-0123456789ab")
+		sendJSON(w, code, map[string]string{"message": "Forbidden"})
 		return
 	}
 	sendJSON(w, code, map[string]any{"status": code, "text": http.StatusText(code)})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -18,6 +19,9 @@ import (
 
 	"github.com/whygate/whygate/admin"
 	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/gateway"
+	"github.com/whygate/whygate/pinpoint"
+	"github.com/whygate/whygate/pinpoint/report"
 	"github.com/whygate/whygate/reason"
 )
 
@@ -209,8 +213,7 @@ func (a *app) tellCall(c *admin.Call) {
 	}
 	if d := c.Detail; d != nil {
 		if r := d.Refuser; r != nil {
-			t.line("who", r.Product+": "+strings.Join(r.Evidence, "; "), "")
-			t.fixes([]reason.Fix{{By: reason.Owner, Text: "look into the log of " + c.Target + " at " + c.Start.UTC().Format("15:04:05") + " UTC; the answer is its own"}})
+			a.tellRefuser(t, c, r)
 		}
 		t.line("next", nextText(d.Next), "")
 		for _, sh := range d.Shadows {
@@ -231,6 +234,68 @@ func (a *app) tellCall(c *admin.Call) {
 	t.line("call", fmt.Sprintf("%s at %s UTC · took %s · %v in, %v out", c.ID, c.Start.UTC().Format("2006-01-02 15:04:05.000"), milliseconds(c.Duration),
 		reason.Bytes(c.BytesIn), reason.Bytes(c.BytesOut)), "")
 	fmt.Fprintln(a.out)
+}
+
+// tellRefuser says who refused behind the gateway and why, as `whygate pinpoint` does with the answer alone.
+func (a *app) tellRefuser(t *teller, c *admin.Call, r *gateway.Refuser) {
+	asked := pinpoint.Exchange{Request: &pinpoint.Request{Method: c.Method, URL: urlOf(c)}, At: c.Start}
+	v := pinpoint.Conclude(&pinpoint.Case{Exchanges: []pinpoint.Exchange{asked}}, r.Evidence, nil, c.Status)
+	who := pinpoint.ProductName(r.Product)
+	if len(r.Evidence) == 0 {
+		who += ": the answer carries no mark of a product"
+	}
+	t.line("who", who, "")
+	if v.Outcome == pinpoint.Likely || v.Outcome == pinpoint.Proved {
+		t.line("why", fmt.Sprintf("%s: %s, probably (%.0f %%, by the answer alone)", v.Cause, v.Title, 100*v.Confidence), "")
+	} else {
+		t.line("why", "the answer does not say", "")
+	}
+	for _, e := range r.Evidence {
+		text := "· " + e.Says
+		if e.Quote != "" {
+			text += " “" + e.Quote + "”"
+		}
+		t.line("", text, "")
+	}
+	look := "the log of " + c.Target + " at " + c.Start.UTC().Format("15:04:05") + " UTC; the answer is its own"
+	if v.Next != "" && r.Product != "unknown" {
+		look += ". " + v.Next
+	}
+	t.line("look", look, "")
+	for i, step := range v.Fix.Steps {
+		label, owner := "fix", report.OwnerText(v.Fix.Owner)
+		if i > 0 {
+			label, owner = "", ""
+		}
+		t.put(label, step, owner)
+	}
+	for i, alt := range v.Alternatives[:min(len(v.Alternatives), 2)] {
+		label := "else"
+		if i > 0 {
+			label = ""
+		}
+		t.line(label, alt.Cause+": "+alt.Title, "")
+	}
+	ask := "whygate pinpoint " + shellWord(a.askedURL(c))
+	if c.Method != "GET" {
+		ask += " -X " + shellWord(c.Method)
+	}
+	t.line("go on", ask+" with the same headers (-H); on the machine of "+c.Target+" add --on-server", "")
+}
+
+// askedURL is urlOf with the port of the node's listener, which records do not hold, where there is one listener.
+func (a *app) askedURL(c *admin.Call) string {
+	n, err := readNode(a.data)
+	if err != nil || len(n.Listeners) != 1 || c.Host == "" || strings.Contains(c.Host, ":") && !strings.HasSuffix(c.Host, "]") {
+		return urlOf(c)
+	}
+	_, port, err := net.SplitHostPort(n.Listeners[0])
+	if err != nil || port == "80" || port == "443" {
+		return urlOf(c)
+	}
+	with := *c
+	with.Host += ":" + port
+	return urlOf(&with)
 }
 
 // tellHead is the first line: what was called, and what became of it.
