@@ -63,7 +63,7 @@ type Call struct {
 	Detail *gateway.Detail `json:"detail,omitempty"`
 }
 
-var outcomes = [...]string{"allowed", "relayed", "refused", "failed", "answered"}
+var outcomes = gateway.Outcomes()
 
 var flagNames = []struct {
 	flag calllog.Flags
@@ -77,7 +77,7 @@ var flagNames = []struct {
 func CallOf(r *calllog.Record, full bool) Call {
 	c := Call{
 		ID: r.ID, Start: r.Start, Duration: r.Duration.Seconds(), Decide: r.Decide.Seconds(), Wait: r.Wait.Seconds(),
-		Status: int(r.Status), Outcome: "unknown",
+		Status: int(r.Status), Outcome: gateway.OutcomeName(r.Outcome),
 		Method: r.Method, Host: r.Host, Path: r.Path, Listener: r.Listener,
 		Protocol: map[uint8]string{10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}[r.Proto],
 		API:      r.API, Version: r.Version, Stage: r.Stage, Route: r.Route,
@@ -86,9 +86,6 @@ func CallOf(r *calllog.Record, full bool) Call {
 		Client: r.Client, Peer: r.Peer, RequestID: r.RequestID, UserAgent: r.UserAgent, Trace: r.Trace,
 		BytesIn: r.BytesIn, BytesOut: r.BytesOut, Revision: r.Revision,
 		Reason: r.Reason, Check: r.Check, Step: int(r.Step), Steps: int(r.Steps),
-	}
-	if int(r.Outcome) < len(outcomes) {
-		c.Outcome = outcomes[r.Outcome]
 	}
 	for _, f := range flagNames {
 		if r.Flags&f.flag != 0 {

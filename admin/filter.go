@@ -68,7 +68,7 @@ func ParseFilter(v url.Values, now time.Time) (f calllog.Filter, err error) {
 		case "answered":
 			f.Answered = true
 		default:
-			return f, fmt.Errorf("outcome=%q is none of %s", o, strings.Join(outcomes[:], ", "))
+			return f, fmt.Errorf("outcome=%q is none of %s", o, strings.Join(outcomes, ", "))
 		}
 	}
 	for _, name := range v["flag"] {

@@ -27,6 +27,9 @@ func (id ID) Time() time.Time {
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16))
 }
 
+// Node is the number of the node that made it.
+func (id ID) Node() uint16 { return binary.BigEndian.Uint16(id[6:8]) }
+
 // IsZero says that this is no id.
 func (id ID) IsZero() bool { return id == ID{} }
 

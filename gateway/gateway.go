@@ -46,6 +46,7 @@ type Gateway struct {
 	makers  atomic.Uint32
 	calls   sync.Pool
 	misses  missBudget
+	lookups lookups
 	unknown *metric.Route // calls that no route serves
 
 	listening sync.Mutex // guards open

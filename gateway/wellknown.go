@@ -12,8 +12,9 @@ import (
 
 const wellKnown = "/.well-known/whygate/"
 
-// wellKnown answers what the gateway itself serves on every listener: who the caller is to it,
-// and what its reasons mean. Nothing there depends on documents or on a key.
+// wellKnown answers what the gateway itself serves on every listener: who the caller is to it, what its
+// reasons mean, and what became of a call. Nothing there needs a key; a call is told in more words to who
+// shows the key that it was made with.
 func (c *call) wellKnown() bool {
 	p := c.x.Path
 	if len(p) <= len(wellKnown) || p[:len(wellKnown)] != wellKnown || c.x.Method != "GET" && c.x.Method != "HEAD" {
@@ -36,7 +37,20 @@ func (c *call) wellKnown() bool {
 			body = indented(about)
 		}
 	default:
-		return false
+		id, isCall := cutCall(rest)
+		if !isCall {
+			return false
+		}
+		told, v := c.lookup(id)
+		if v.Refused() {
+			if v.Reason == lookupBusy {
+				c.x.Extra.Put(wire.RetryAfter, "1")
+			}
+			c.count(c.g.unknown)
+			c.refuse(v)
+			return true
+		}
+		body, html = indented(told), false
 	}
 	c.count(c.g.unknown)
 	h := &c.head
