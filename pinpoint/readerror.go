@@ -53,11 +53,7 @@ func (r *reading) whygate() {
 		}
 		return
 	}
-	cause, known := whygateCauses[code]
-	if !known {
-		group, _, _ := strings.Cut(code, ".")
-		cause = whygateCauses[group+"."]
-	}
+	cause := ReasonCause(code)
 	says := fmt.Sprintf("Whygate refused with the reason %s.", shown(code))
 	var told struct {
 		Detail string `json:"detail"`
@@ -71,6 +67,18 @@ func (r *reading) whygate() {
 	}
 	r.add(c, "call", call, "reason", code)
 }
+
+// ReasonCause is the cause of the catalogue that a reason of Whygate stands for, "" for none.
+func ReasonCause(code string) string {
+	if cause, known := whygateCauses[code]; known {
+		return cause
+	}
+	group, _, _ := strings.Cut(code, ".")
+	return whygateCauses[group+"."]
+}
+
+// Recorded is the ID of a clue that the server itself gave for this very call: nothing need be tried then.
+const Recorded = "recorded"
 
 // whygateCauses are the causes of Whygate's reasons; a name that ends in a dot stands for its group.
 var whygateCauses = map[string]string{

@@ -98,7 +98,8 @@ permissions are read, and nothing is changed.`,
 	fs.StringVar(&f.html, "html", "", "write the report as a page into this file")
 	fs.StringVar(&f.share, "share", "", "write a bundle without names into this file (.zip)")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
-	a.nodeFlags(c)
+	fs.StringVar(&a.data, "node-data", defaultData(), "data directory of a Whygate on this machine; --data is curl's")
+	fs.StringVar(&a.admin, "admin", "", "address of that node's admin API (default: as the node left it in the data directory)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		rest, err := splitArgs(cmd.Flags(), args)
 		if err != nil {
@@ -191,6 +192,8 @@ func (a *app) pinpoint(ctx context.Context, f *pinpointFlags, rest []string) err
 	if s := a.styleFor(a.err); !f.quiet && !f.plan && (s.terminal || !f.asJSON && s.on) {
 		o.Progress = func(e replay.Event) { a.tellProgress(s, e) }
 	}
+	var told record
+	o.Ask = a.whygateRecord(&o, &told)
 	r, err := diagnose.Run(ctx, c, o)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -201,7 +204,7 @@ func (a *app) pinpoint(ctx context.Context, f *pinpointFlags, rest []string) err
 	if r, err = a.askToProbe(ctx, f, o, r); err != nil {
 		return err
 	}
-	a.fromWhygate(ctx, &r)
+	told.explain(&r.Verdict)
 	page := pageOf(&r)
 	if f.html != "" {
 		if err := writeReport(f.html, func(w io.Writer) error { return report.HTML(w, page) }); err != nil {
@@ -467,36 +470,6 @@ func (a *app) askToProbe(ctx context.Context, f *pinpointFlags, o diagnose.Optio
 	return again, nil
 }
 
-// fromWhygate asks the node on this machine for the record of a call that it refused.
-func (a *app) fromWhygate(ctx context.Context, r *diagnose.Result) {
-	if r.Answer == nil {
-		return
-	}
-	id := r.Answer.Header.Value("Whygate-Call")
-	if id == "" {
-		return
-	}
-	call, err := a.findCall(ctx, id)
-	if err != nil {
-		r.Verdict.Next = strings.TrimSpace(r.Verdict.Next + " The server is Whygate: whygate why " + clean(id) + " on it tells the whole story.")
-		return
-	}
-	if t := call.Told; t != nil {
-		quote := t.Says
-		if t.Wanted != "" || t.Seen != "" {
-			quote = "wanted " + t.Wanted + "; seen " + t.Seen
-		}
-		r.Verdict.Evidence = append([]pinpoint.Clue{{Source: pinpoint.FromLog, ID: "whygate", Refuser: "whygate", Cause: r.Verdict.Cause, Weight: pinpoint.Certain,
-			Says: "Whygate recorded the call " + id + ": " + t.Code + ", " + t.Title + ".", Quote: quote}}, r.Verdict.Evidence...)
-		r.Verdict.Sentence = "Whygate refused it: " + t.Says + "."
-		r.Verdict.Grade, r.Verdict.Outcome, r.Verdict.Refuser.Product = "A", pinpoint.Proved, "whygate"
-		r.Verdict.Fix.Steps = nil
-		for _, f := range t.Fixes {
-			r.Verdict.Fix.Steps = append(r.Verdict.Fix.Steps, f.Text+" ("+whoCan(f)+")")
-		}
-	}
-}
-
 func pageOf(r *diagnose.Result) report.Page {
 	p := report.Page{Verdict: r.Verdict, At: time.Now()}
 	if x := r.Case.Exchange(); x != nil && x.Request != nil {
@@ -616,9 +589,9 @@ func (a *app) tellVerdict(r *diagnose.Result, p report.Page) {
 		who += fmt.Sprintf(", hop %d", v.Refuser.Hop)
 	}
 	t.line("who", who, "")
-	why := v.Cause
-	if v.Title != "" {
-		why += ": " + v.Title
+	why := strings.TrimPrefix(v.Cause+": "+v.Title, ": ")
+	if v.Title == "" {
+		why = v.Cause
 	}
 	t.line("why", why, "")
 	grade := report.OutcomeText(v.Outcome)

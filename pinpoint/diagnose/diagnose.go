@@ -29,6 +29,9 @@ type Options struct {
 	Now      func() time.Time
 	Readers  map[string]machine.Reader // beside those for the servers that are known here
 	Progress func(replay.Event)        // nil for none
+	// Ask asks a server that keeps records of its refusals for that of this answer. Its clues have the ID Recorded, and
+	// end the experiments. nil: no server is asked.
+	Ask func(context.Context, *pinpoint.Case, *pinpoint.Answer) []pinpoint.Clue
 }
 
 // Result is a verdict and what led to it.
@@ -63,7 +66,7 @@ func Run(ctx context.Context, c *pinpoint.Case, o Options) (Result, error) {
 	case c.Exchange() == nil || c.Exchange().Request == nil: // a line of a log: there is nothing to send
 	case o.Plan:
 		d.out.Plan = replay.Plan(c, d.clues, causes(), d.replayOptions())
-	case o.Offline:
+	case o.Offline, d.recorded:
 	default:
 		if err := d.experiment(); err != nil {
 			return d.out, err
@@ -79,13 +82,14 @@ func Run(ctx context.Context, c *pinpoint.Case, o Options) (Result, error) {
 }
 
 type diagnosis struct {
-	ctx    context.Context
-	c      *pinpoint.Case
-	o      Options
-	clues  []pinpoint.Clue
-	result *replay.Result
-	failed error // while reading within the experiments
-	out    Result
+	ctx      context.Context
+	c        *pinpoint.Case
+	o        Options
+	clues    []pinpoint.Clue
+	result   *replay.Result
+	recorded bool  // the server has told why
+	failed   error // while reading within the experiments
+	out      Result
 }
 
 // causes are the hypotheses of the planner.
@@ -103,6 +107,11 @@ func (d *diagnosis) read() {
 	if x := d.c.Exchange(); x != nil && x.Answer != nil {
 		d.clues = append(d.clues, pinpoint.Match(x.Answer)...)
 		d.out.Answer = x.Answer
+		if d.o.Ask != nil && x.Answer.Refused() {
+			told := d.o.Ask(d.ctx, d.c, x.Answer)
+			d.recorded = d.recorded || len(told) > 0
+			d.clues = append(d.clues, told...)
+		}
 	}
 	if d.c.Line != nil {
 		d.clues = append(d.clues, pinpoint.Attribute(d.c.Line)...)

@@ -179,7 +179,8 @@ func Run(ctx context.Context, c *pinpoint.Case, clues []pinpoint.Clue, causes []
 		x.out.Clues = append(x.out.Clues, fresh...)
 		x.hyps = hypotheses(causes, append(slices.Clone(clues), fresh...), x.ref.Status)
 	}
-	if x.out.Baseline == Reproduced || x.out.Baseline == Assumed {
+	told := slices.ContainsFunc(x.out.Clues, func(c pinpoint.Clue) bool { return c.ID == pinpoint.Recorded && c.Source == pinpoint.FromLog })
+	if !told && (x.out.Baseline == Reproduced || x.out.Baseline == Assumed) {
 		x.explore(ctx)
 	}
 	x.conclude()
