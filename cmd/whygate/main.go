@@ -144,7 +144,16 @@ func exitCodesTopic() *cobra.Command {
    refused, a call id that is not recorded, a reason that does not exist
 2  the command line is wrong
 3  the environment is in the way: no node answers, a port is taken, a folder
-   cannot be written`,
+   cannot be written
+
+pinpoint tells its outcome besides:
+0  proved: a log, a configuration or an experiment shows who refused, and why
+4  likely: the answer or the request names the cause
+5  unknown: at most who refused is known; the report says which log knows more
+6  not reproduced: the request passes now, or meets another refusal
+7  the input is incomplete: a replay would be another request
+8  the rules of safety forbid to send what would be needed; the report names
+   the flag that allows it`,
 	}
 }
 

@@ -59,7 +59,10 @@ nothing. Secrets are replaced as they are read; they go to the named server and
 nowhere else.
 
 With --on-server this machine is the server: its configurations, logs and
-permissions are read, and nothing is changed.`,
+permissions are read, and nothing is changed.
+
+The exit code is the outcome: 0 proved, 4 likely, 5 unknown, 6 not reproduced,
+7 input incomplete, 8 refused by the rules of safety (whygate exit-codes).`,
 		Example: `  whygate pinpoint https://shop.test/orders -H 'Authorization: Bearer …'
   whygate pinpoint --curl "$(pbpaste)" --plan
   whygate pinpoint --har session.har --html report.html

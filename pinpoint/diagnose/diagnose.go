@@ -267,6 +267,10 @@ func (d *diagnosis) conclude() {
 	v.Hops = pinpoint.Hops(d.c)
 	if d.result != nil {
 		v.Sent, v.Strikes, v.Run = d.result.Sent, d.result.Strikes, d.result.Run
+		if d.result.Baseline == replay.NotSent && v.Outcome == pinpoint.Unknown {
+			v.Outcome = d.result.Baseline.Outcome()
+			v.Next = "The request may have an effect, so it was not sent. Hand in the answer that it got (curl -i, a HAR), or allow it to be sent: --yes-side-effects."
+		}
 	}
 	if d.out.Bisection != nil {
 		v.Sent += d.out.Bisection.Requests
