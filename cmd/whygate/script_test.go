@@ -14,6 +14,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -72,6 +73,9 @@ import (
 //	shows FILE                the last command printed just that; … in the file stands for anything in a line,
 //	                          a line of it for any lines
 //	edit FILE OLD NEW         replace a text in a file
+//	exits CODE ARGS           like exec, of a command that ends with this exit code
+//	nginx FILE                start nginx with that configuration, where FILE and the scenario name it as 127.0.0.1:8081; [nginx] says
+//	                          whether this machine has one
 //	until ARGS                repeat `exec ARGS` until it succeeds, or with ! fails, for at most ten seconds
 //	eventually TEXT ARGS      repeat it until it says TEXT
 //	watch FILE ARGS           start a command in the background, whose output goes into that file
@@ -109,16 +113,20 @@ func scriptParams(dir string) testscript.Params {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond != "redis" {
-				return false, fmt.Errorf("there is no condition %q", cond)
+			switch cond {
+			case "redis":
+				_, err := redisserver.Binary()
+				return err == nil, nil
+			case "nginx":
+				_, err := nginxBinary()
+				return err == nil, nil
 			}
-			_, err := redisserver.Binary()
-			return err == nil, nil
+			return false, fmt.Errorf("there is no condition %q", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"sample": scriptSample, "serve": scriptServe, "drain": scriptDrain, "crash": scriptCrash, "hup": scriptHup, "log": scriptLog,
 			"geodb": scriptGeoDB, "issuer": scriptIssuer, "token": scriptToken,
-			"certificate": scriptCertificate, "sign": scriptSign, "authorizer": scriptAuthorizer, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "until": scriptUntil, "eventually": scriptEventually,
+			"certificate": scriptCertificate, "sign": scriptSign, "authorizer": scriptAuthorizer, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "exits": scriptExits, "nginx": scriptNginx, "until": scriptUntil, "eventually": scriptEventually,
 			"watch": scriptWatch, "until-seen": scriptUntilSeen, "interrupt": scriptInterrupt, "shell": scriptShell,
 			"redis": scriptRedis, "redis-crash": scriptRedisCrash, "redis-again": scriptRedisAgain,
 		},
@@ -147,6 +155,77 @@ func replaceInDocuments(ts *testscript.TestScript, old, address string) {
 		}
 		return os.WriteFile(name, bytes.ReplaceAll(b, []byte(old), []byte(address)), 0o644)
 	}))
+}
+
+func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || neg {
+		ts.Fatalf("exits CODE COMMAND")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var ended *exec.ExitError
+	if errors.As(err, &ended) {
+		code = ended.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("%v ends with %d, not %s", args[1:], code, args[0])
+	}
+}
+
+// nginxBinary is Debian's, which is not in everybody's path.
+func nginxBinary() (string, error) {
+	if name, err := exec.LookPath("nginx"); err == nil {
+		return name, nil
+	}
+	return exec.LookPath("/usr/sbin/nginx")
+}
+
+// scriptNginx starts an nginx of the scenario's own, on a free port of the loopback address.
+func scriptNginx(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 || neg {
+		ts.Fatalf("nginx FILE")
+	}
+	program, err := nginxBinary()
+	ts.Check(err)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	address := ln.Addr().String()
+	ts.Check(ln.Close())
+	file := ts.MkAbs(args[0])
+	conf, err := os.ReadFile(file)
+	ts.Check(err)
+	ts.Check(os.WriteFile(file, bytes.ReplaceAll(conf, []byte("127.0.0.1:8081"), []byte(address)), 0o644))
+	cmd := exec.Command(program, "-p", ts.Getenv("WORK")+"/", "-c", file, "-e", ts.MkAbs("error.log"), "-g", "daemon off;")
+	var output lines
+	cmd.Stdout, cmd.Stderr = &output, &output
+	ts.Check(cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	ts.Defer(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			cmd.Process.Kill()
+		}
+	})
+	ts.Setenv("NGINX", address)
+	for range 500 {
+		nc, err := net.Dial("tcp", address)
+		if err == nil {
+			nc.Close()
+			return
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			ts.Fatalf("nginx ended: %v\n%s", err, &output)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	ts.Fatalf("nginx does not listen:\n%s", &output)
 }
 
 // stores are the Redis servers of all scripts, by working directory.
@@ -445,7 +524,7 @@ func scriptKeep(ts *testscript.TestScript, neg bool, args []string) {
 // printed is what the last command printed, with the addresses that a reader would have.
 func printed(ts *testscript.TestScript) string {
 	text := ts.ReadFile("stdout") + ts.ReadFile("stderr")
-	for name, usual := range map[string]string{"SAMPLE": "127.0.0.1:9000", "AUTHORIZER": "127.0.0.1:9001", "ISSUER": "127.0.0.1:9100", "REDIS": "127.0.0.1:6379", "ADDRESS": "127.0.0.1:8080"} {
+	for name, usual := range map[string]string{"SAMPLE": "127.0.0.1:9000", "AUTHORIZER": "127.0.0.1:9001", "ISSUER": "127.0.0.1:9100", "REDIS": "127.0.0.1:6379", "ADDRESS": "127.0.0.1:8080", "NGINX": "127.0.0.1:8081"} {
 		if a := ts.Getenv(name); a != "" {
 			text = strings.ReplaceAll(text, a, usual)
 		}
