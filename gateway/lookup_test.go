@@ -76,7 +76,7 @@ func TestLookup(t *testing.T) {
 
 	// The strictest disclosure switches it off; a stricter one tells the caller less.
 	for settings, want := range map[string]string{"anonymous: anonymous, caller: anonymous, owner: anonymous": "off", "caller: anonymous": "anonymous", "anonymous: operator, caller: operator": "caller"} {
-		if ps := n.Apply(documents("  disclosure: {"+settings+"}\n")); ps.HasErrors() {
+		if ps := n.Apply(documents("  disclosure: {" + settings + "}\n")); ps.HasErrors() {
 			t.Fatal(ps)
 		}
 		a, l := look(id, market)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	"github.com/whygate/whygate/calllog"
@@ -11,6 +12,16 @@ import (
 )
 
 const wellKnown = "/.well-known/whygate/"
+
+// WellKnown lists what every listener serves by itself, and what for.
+func WellKnown() [][2]string {
+	return [][2]string{
+		{"GET " + wellKnown + "whoami", "the caller's address, and how it was found"},
+		{"GET " + wellKnown + "reasons/{code}", "what a reason means"},
+		{"GET " + wellKnown + "calls/{id}", "what became of a call: to who knows the id what strangers are told, to the application that made it, by its credential, what callers are; at most " +
+			strconv.Itoa(lookupsPerSecond) + " a second for each node; off where disclosure is anonymous for all tiers"},
+	}
+}
 
 // wellKnown answers what the gateway itself serves on every listener: who the caller is to it, what its
 // reasons mean, and what became of a call. Nothing there needs a key; a call is told in more words to who

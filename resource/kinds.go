@@ -56,7 +56,8 @@ type Gateway struct {
 	Limits Limits `json:"limits"`
 	// Timeouts bound how long a client may take.
 	Timeouts ClientTimeouts `json:"timeouts"`
-	// Disclosure says how much of a refusal is told to whom.
+	// Disclosure says how much of a refusal is told to whom, in answers and at
+	// /.well-known/whygate/calls/ID, which is off where all three tiers are anonymous.
 	Disclosure Disclosure `json:"disclosure"`
 	// LegacyStatus answers every policy refusal with 403, as estates built on older
 	// gateways expect. The reason, its facts and the call record stay the same.
@@ -169,6 +170,11 @@ type ClientTimeouts struct {
 // Disclosure is how much of a refusal the answer tells. Tiers, each more than the
 // one before: anonymous (code, call id, generic remedy), caller (their own
 // values), owner (rules, wanted values, near misses), operator (everything).
+//
+// A recorded call can be asked for later, at /.well-known/whygate/calls/ID of the node
+// that answered it: who knows the id is told what strangers are, and the application
+// that made the call, by its credential, what callers are. With anonymous for all three
+// tiers nothing is told there.
 type Disclosure struct {
 	// Anonymous is the tier of callers who are not identified.
 	Anonymous string `json:"anonymous" enum:"anonymous,caller,owner,operator" default:"anonymous"`

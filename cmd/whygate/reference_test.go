@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/whygate/whygate/admin"
+	"github.com/whygate/whygate/gateway"
 	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/resource"
@@ -309,6 +310,10 @@ func adminPage(metrics []string) []byte {
 	for _, r := range admin.Routes() {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", r[0], r[1])
 	}
+	b.WriteString("\n## What listeners serve\n\nWithout a token, beside the APIs, on every listener of the gateway:\n\n| route | what it answers |\n|---|---|\n")
+	for _, r := range gateway.WellKnown() {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", r[0], r[1])
+	}
 	b.WriteString("\n## Metrics\n\n| metric and labels | what it counts |\n|---|---|\n")
 	for _, m := range metrics {
 		name, help, _ := strings.Cut(m, "\t")
@@ -324,8 +329,12 @@ func metricNames(t *testing.T) (list []string) {
 	n := whytest.Start(t, "wire", whytest.API(up.URL, "/", "    - key-auth: {}"))
 	n.Record(n.Call("GET", "/", ""))
 	s := &admin.Server{Gateway: n.Gateway, Calls: n.Journal.Reader, Journal: n.Journal, Started: time.Now(), LastReload: func() admin.ReloadStatus { return admin.ReloadStatus{OK: true} }}
-	w := httptest.NewRecorder()
-	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	var w *httptest.ResponseRecorder
+	whytest.Eventually(t, "the metrics of the call", func() bool { // it is counted when its answer is with the client
+		w = httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		return strings.Contains(w.Body.String(), "whygate_calls_total{")
+	})
 	help := map[string]string{}
 	labels := map[string]string{}
 	for line := range strings.SplitSeq(w.Body.String(), "\n") {
@@ -382,6 +391,9 @@ func surface(metrics []string) []byte {
 	}
 	for _, r := range admin.Routes() {
 		lines = append(lines, "route "+r[0])
+	}
+	for _, r := range gateway.WellKnown() {
+		lines = append(lines, "listener "+r[0])
 	}
 	for _, m := range metrics {
 		name, _, _ := strings.Cut(m, "\t")
