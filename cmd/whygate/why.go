@@ -304,6 +304,9 @@ func (a *app) tellHead(mark, what, end string) {
 	if what, end = clean(what), clean(end); a.style.terminal && utf8.RuneCountInString(what)+utf8.RuneCountInString(end)+5 > a.style.width {
 		between = "\n  "
 	}
+	if end == "" {
+		between = ""
+	}
 	fmt.Fprintf(a.out, "%s %s%s%s\n", mark, a.style.strong(what), between, end)
 }
 
