@@ -242,3 +242,22 @@ func TestReadmeStory(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// TestReadmePinpoint: the verdict in the README is what pinpoint tells of the recording that the guide has.
+func TestReadmePinpoint(t *testing.T) {
+	const command = "$ whygate pinpoint --har session.har --entry 1 --offline\n"
+	_, story, ok := strings.Cut(read(t, "../../README.md"), command)
+	story, _, _ = strings.Cut(story, "```")
+	if !ok || story == "" {
+		t.Fatal("the README has no verdict")
+	}
+	var told bytes.Buffer
+	args := []string{"pinpoint", "--har", "../../examples/guide/session.har", "--entry", "1", "--offline", "--node-data", t.TempDir()}
+	if code := run(t.Context(), args, strings.NewReader(""), &told, &told); code != 4 {
+		t.Fatalf("exit code %d: %s", code, &told)
+	}
+	have, _, _ := strings.Cut(told.String(), "  sent ")
+	if d := cmp.Diff(strings.TrimSpace(story), strings.TrimSpace(have)); d != "" {
+		t.Error(d)
+	}
+}
