@@ -48,8 +48,8 @@ func (r Rate) Named(limit string) string {
 // of two do not overflow. A burst that would take longer to flow back is cut there.
 const longest = 1 << 62
 
-// interval is the time after which one request flows back, at least a nanosecond.
-func (r Rate) interval() int64 { return max(int64(r.Period)/r.Requests, 1) }
+// interval is the time after which one request flows back, at least a nanosecond. Documents with mistakes have rates of no requests.
+func (r Rate) interval() int64 { return max(int64(r.Period)/max(r.Requests, 1), 1) }
 
 // Result says how a limit stands.
 type Result struct {
