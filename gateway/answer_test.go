@@ -71,6 +71,7 @@ func refusals() []refusal {
 	origin := "  - cors: {origins: [\"https://hidden.test\"], headers: [X-Fine], methods: [PUT]}"
 	return append([]refusal{
 		{code: "request.malformed", send: "GET / HTTP/1.1\r\nHost: a\r\nBad Name: x\r\n\r\n"},
+		{code: "call.unknown", path: "/.well-known/whygate/calls/01KAM3H5Q8Z9YV7C2T4XW6B0RD"},
 		{code: "request.headers-too-large", header: []string{"X-Long: " + strings.Repeat("x", 40<<10)}},
 		{code: "request.uri-too-long", path: "/" + strings.Repeat("x", 10<<10)},
 		{code: "request.timeout", gateway: "  timeouts: {body: 200ms}", target: func(t *testing.T) string { return whytest.RawUpstream(t, waits) }, send: "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx"},
@@ -262,8 +263,9 @@ type problem struct {
 func TestEveryReasonAtEveryTier(t *testing.T) {
 	t.Parallel()
 	covered := map[string]bool{
-		"client.gone": true, // nobody is left to be told; TestClientLeavesWhileWaiting
-		"basic.busy":  true, // of no certain number of calls; policy/basic_test.go
+		"client.gone":  true, // nobody is left to be told; TestClientLeavesWhileWaiting
+		"basic.busy":   true, // of no certain number of calls; policy/basic_test.go
+		"call.lookups": true, // so is this; TestLookupsAreBounded
 	}
 	for _, c := range slices.Concat(refusals(), networkRefusals(t), contentRefusals(), authorizationRefusals(t), tokenRefusals(t)) {
 		covered[c.code] = true
@@ -751,6 +753,8 @@ func TestNoRefusalWithoutReason(t *testing.T) {
 		"answerItself": "a.Status",
 		"wellKnown":    "200",
 		"passOn":       "res.Status",
+		"tell":         "int(rec.Status)", // of a recorded call, in the body of an answer
+		"attribute":    "res.Status",      // of the upstream's answer, for the doctor
 	}
 	for name, value := range want {
 		if statuses[name] != value {

@@ -255,7 +255,7 @@ func TestFlask(t *testing.T) {
 				// The application's own refusal is attributed to it.
 				a := n.Call("GET", "/dev/secret", "")
 				rec := n.Record(a)
-				if a.StatusCode != 403 || a.Header.Get("Whygate-Refused-By") != "upstream" || rec.Outcome != calllog.Relayed || rec.Reason != "upstream:werkzeug" {
+				if a.StatusCode != 403 || a.Header.Get("Whygate-Refused-By") != "upstream" || rec.Outcome != calllog.Relayed || rec.Reason != "upstream:flask" {
 					t.Errorf("%d by %q, record %v %q", a.StatusCode, a.Header.Get("Whygate-Refused-By"), rec.Outcome, rec.Reason)
 				}
 			})
