@@ -28,17 +28,17 @@ import (
 
 // pinpointFlags are the flags of the command; everything else on its line is curl's.
 type pinpointFlags struct {
-	curl, har, postman, environment, raw, log, url, stdin string
-	entry                                                 int
-	item                                                  string
-	allowFiles, unsafeGET, swap                           []string
-	onServer, plan, offline, bisect, probe, sideEffects   bool
-	noProbeHeader, asJSON, quiet                          bool
-	html, share                                           string
-	requests, strikes                                     int
-	pace, maxWait                                         time.Duration
-	name, from, origin                                    string
-	root                                                  string
+	curl, har, postman, environment, raw, log, url      string
+	entry                                               int
+	item                                                string
+	allowFiles, unsafeGET, swap                         []string
+	onServer, plan, offline, bisect, probe, sideEffects bool
+	noProbeHeader, asJSON, quiet                        bool
+	html, share                                         string
+	requests, strikes                                   int
+	pace, maxWait                                       time.Duration
+	name, from, origin                                  string
+	root                                                string
 }
 
 func (a *app) pinpointCommand() *cobra.Command {
