@@ -15,69 +15,23 @@ import (
 	"unicode/utf8"
 )
 
-// recorded are the answers of testdata/answers: who refused, and why.
-var recorded = map[string]struct{ refuser, cause string }{
-	"akamai":                  {"akamai", "waf-managed-rule"},
-	"alibaba-405":             {"alibaba-cloud-waf", "waf-managed-rule"},
-	"aspnet-antiforgery":      {"aspnet-core", "csrf-token-missing"},
-	"aws-apigw-authorizer":    {"aws-api-gateway", "gw-authorizer-denied"},
-	"aws-apigw-forbidden":     {"aws-api-gateway", "gw-forbidden-ambiguous"},
-	"aws-apigw-missing-token": {"aws-api-gateway", "gw-route-missing"},
-	"aws-apigw-throttle":      {"aws-api-gateway", "rate-limit"},
-	"aws-waf-alb":             {"aws-waf", "waf-managed-rule"},
-	"aws-waf-captcha":         {"aws-waf", "bot-challenge"},
-	"azure-apim-key":          {"azure-api-management", "api-key-missing"},
-	"azure-apim-quota":        {"azure-api-management", "quota-exceeded"},
-	"azure-app-gateway":       {"azure-waf", "waf-managed-rule"},
-	"azure-blob-network":      {"azure-storage", "store-network-denied"},
-	"azure-front-door":        {"azure-waf", "waf-managed-rule"},
-	"cloudflare-1003":         {"cloudflare", "cdn-direct-ip-access"},
-	"cloudflare-1006":         {"cloudflare", "ip-denied"},
-	"cloudflare-1009":         {"cloudflare", "geo-blocked"},
-	"cloudflare-1010":         {"cloudflare", "browser-integrity-blocked"},
-	"cloudflare-1015":         {"cloudflare", "rate-limit"},
-	"cloudflare-1020":         {"cloudflare", "waf-custom-rule"},
-	"cloudflare-1020-text":    {"cloudflare", "waf-custom-rule"},
-	"cloudflare-access":       {"cloudflare-access", "zero-trust-access-denied"},
-	"cloudflare-challenge":    {"cloudflare", "bot-challenge"},
-	"cloudfront-alias":        {"cloudfront", "cdn-domain-not-configured"},
-	"cloudfront-geo":          {"cloudfront", "geo-blocked"},
-	"cloudfront-method":       {"cloudfront", "cdn-method-not-allowed"},
-	"cloudfront-s3-denied":    {"s3-compatible-store", "store-access-denied"},
-	"cloudfront-waf":          {"aws-waf", "waf-managed-rule"},
-	"datadome":                {"datadome", "bot-challenge"},
-	"envoy-rbac":              {"envoy", "envoy-rbac-denied"},
-	"f5-asm-200":              {"f5-big-ip-asm", "waf-managed-rule"},
-	"fastly-ngwaf":            {"fastly-ngwaf", "waf-managed-rule"},
-	"gcs-denied":              {"gcs", "store-access-denied"},
-	"github-rate":             {"github-api", "rate-limit-as-403"},
-	"google-iap":              {"google-iap", "zero-trust-access-denied"},
-	"google-key-referrer":     {"google-apis", "api-key-restricted"},
-	"google-service-disabled": {"google-apis", "service-disabled"},
-	"httpsys-hostname":        {"http-sys", "host-not-allowed"},
-	"iis-403-14":              {"iis", "no-index-listing-off"},
-	"iis-403-503":             {"iis", "ip-denied"},
-	"iis-403-7":               {"iis", "mtls-client-cert-missing"},
-	"iis-404-8":               {"iis", "iis-request-filtering"},
-	"iis-terse":               {"iis", "refuser-only"},
-	"imperva":                 {"imperva", "waf-managed-rule"},
-	"jenkins-crumb":           {"jenkins", "csrf-token-missing"},
-	"kong-acl":                {"kong", "acl-group-denied"},
-	"kubernetes":              {"kubernetes", "role-insufficient"},
-	"laravel-419":             {"laravel", "csrf-session-expired"},
-	"openai-region":           {"openai", "region-not-supported"},
-	"perimeterx":              {"human-security", "bot-challenge"},
-	"rails-blocked-host":      {"rails", "host-not-allowed"},
-	"s3-explicit-deny":        {"s3-compatible-store", "store-explicit-deny"},
-	"s3-presigned-expired":    {"s3-compatible-store", "store-url-expired"},
-	"s3-signature":            {"s3-compatible-store", "store-signature-mismatch"},
-	"s3-skew":                 {"s3-compatible-store", "store-time-skewed"},
-	"spring-boot-json":        {"spring-boot", "refuser-only"},
-	"spring-cors":             {"spring", "cors-origin-not-allowed"},
-	"sucuri":                  {"sucuri", "waf-managed-rule"},
-	"vercel":                  {"vercel", "bot-challenge"},
-	"wordfence":               {"wordfence", "app-security-plugin"},
-	"wordpress-nonce":         {"wordpress", "app-nonce-expired"},
+// verdictOf is who refused, and why.
+type verdictOf struct{ refuser, cause string }
+
+// recordedVerdicts are those of the answers of testdata/answers.
+func recordedVerdicts(t testing.TB) map[string]verdictOf {
+	t.Helper()
+	text, err := os.ReadFile("testdata/answers/verdicts.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := map[string]verdictOf{}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 3 {
+			list[f[0]] = verdictOf{f[1], f[2]}
+		}
+	}
+	return list
 }
 
 // readAnswer reads a recorded answer. Only fields and body matter; the status line is taken as it is.
@@ -111,6 +65,7 @@ func caseOf(a *Answer) *Case {
 
 // Answers of products that cannot run here, written after their documentation, are known without a request.
 func TestRecordedAnswers(t *testing.T) {
+	recorded := recordedVerdicts(t)
 	files, _ := filepath.Glob("testdata/answers/*.http")
 	if len(files) != len(recorded) || len(files) < 50 {
 		t.Errorf("%d files and %d expectations, want the same and at least 50", len(files), len(recorded))
@@ -316,7 +271,7 @@ func BenchmarkLoad(b *testing.B) {
 
 // TestSealedAnswersAreStillKnown: taking secrets out of an answer leaves what its page is known by.
 func TestSealedAnswersAreStillKnown(t *testing.T) {
-	for name, want := range recorded {
+	for name, want := range recordedVerdicts(t) {
 		a := readAnswer(t, filepath.Join("testdata", "answers", name+".http"))
 		c := caseOf(a)
 		if c.Exchanges[0].Request == nil {

@@ -37,7 +37,7 @@ func Attribute(line *LogLine) []Clue {
 	a := attribution{line: line, f: f, status: strconv.Itoa(line.Status)}
 	format := strings.ToLower(line.Format)
 	switch {
-	case strings.Contains(format, "haproxy") || f.has("termination_state", "tsc", "term"):
+	case strings.Contains(format, "haproxy") || f.has("termination_state", "termination", "tsc", "term"):
 		a.haproxy()
 	case strings.Contains(format, "envoy") || f.has("response_code_details") || f.has("response_flags"):
 		a.envoy()
@@ -112,7 +112,11 @@ func (a *attribution) passed(product, id, behind, quote string) {
 	if behind != "" && behind != "-" {
 		says += " (" + excerpt(behind) + ")"
 	}
-	a.clues = append(a.clues, Clue{Source: FromLog, ID: id, Refuser: product, Against: true, Weight: Certain, Says: says + ".", Quote: excerpt(quote), Names: a.names()})
+	names := a.names()
+	if behind != "-" {
+		names["behind"] = excerpt(behind)
+	}
+	a.clues = append(a.clues, Clue{Source: FromLog, ID: id, Refuser: product, Against: true, Weight: Certain, Says: says + ".", Quote: excerpt(quote), Names: names})
 }
 
 func (a *attribution) names() map[string]string {
@@ -149,7 +153,7 @@ func (a *attribution) upstream(product, status string) {
 }
 
 func (a *attribution) haproxy() {
-	state := a.f.first("termination_state", "term", "tsc", "ts")
+	state := a.f.first("termination_state", "termination", "term", "tsc", "ts")
 	server := a.f.first("server", "server_name", "srv", "s")
 	quote := strings.TrimSpace(server + " " + a.status + " " + state)
 	if len(state) < 2 {

@@ -22,6 +22,7 @@ const (
 	passOnce      = 1.2  // the change passed once, without the repeated refusal
 	sameAgainst   = 1.0  // the change did not pass although the cause expects so
 	mostAgainst   = 3.0  // what experiments that failed count together
+	unseen        = 3.0  // a cause of one product, where nothing shows that product
 	laterHop      = 0.2  // part of its weight that a refusal behind another refusal keeps
 )
 
@@ -142,7 +143,9 @@ func (w *weighing) refuser() {
 	}
 	best := -1.0
 	for i, c := range w.clues {
-		if c.Refuser == "" || c.Against || slices.Contains(w.passedOn, c.Refuser) {
+		// One product may stand twice in a row: it handed on what its like had written.
+		twice := c.Source == FromAnswer && c.Cause != "" && c.Weight >= Strong
+		if c.Refuser == "" || c.Against || slices.Contains(w.passedOn, c.Refuser) && !twice {
 			continue
 		}
 		if c.Source == FromLog && c.Weight <= Hint || c.Source == FromReplica {
@@ -220,6 +223,11 @@ func (w *weighing) suppose() {
 			w.try(h, e)
 		}
 	}
+	for _, h := range w.list {
+		h.odd = slices.DeleteFunc(h.odd, func(e Experiment) bool { // another way to change the field that the cause is known by
+			return slices.ContainsFunc(h.flips, func(f Experiment) bool { return field(f.Operator) == field(e.Operator) })
+		})
+	}
 	// The log of a product was read and is silent: that fits some causes and not others.
 	for _, c := range w.clues {
 		if c.ID != SilentLog || c.Source != FromLog || c.Cause != "" {
@@ -236,6 +244,15 @@ func (w *weighing) suppose() {
 			}
 		}
 	}
+}
+
+// field is what an operator changes, by its name: "ua-drop" and "ua-browser" change the same; of others the name is all.
+func field(operator string) string {
+	name, _, _ := strings.Cut(operator, "-")
+	if slices.Contains([]string{"ua", "referer", "origin", "cookie", "host", "ctype"}, name) {
+		return name
+	}
+	return operator
 }
 
 func (w *weighing) silent(h *hypothesis, product string) bool {
@@ -376,9 +393,17 @@ func (w *weighing) refines(h, o *hypothesis) bool {
 		return false
 	}
 	if w.know.ancestor(h.cause.ID, o.cause.ID) {
-		return h.own >= Hint
+		return h.own >= Hint && h.apart(o) >= Hint
 	}
 	return w.know.kind[o.cause.ID] == "mechanism" && w.know.kind[h.cause.ID] == "condition" && h.own >= Fair
+}
+
+// apart is the evidence for h beside experiments that tell the same of o.
+func (h *hypothesis) apart(o *hypothesis) float64 {
+	rest := hypothesis{clues: slices.DeleteFunc(slices.Clone(h.clues), func(c Clue) bool {
+		return c.Source == FromExperiment && slices.ContainsFunc(o.clues, func(m Clue) bool { return m.Source == c.Source && m.ID == c.ID && m.Weight >= c.Weight })
+	})}
+	return rest.evidence(false)
 }
 
 // evidence adds up clues. Those of one source tell much the same: the second counts half, the third a
@@ -442,9 +467,11 @@ func (w *weighing) strange(h *hypothesis) float64 {
 		unlikely = Hint
 	}
 	if w.who.Product == "" || w.whoClue == nil {
+		// Nothing shows that product: what any server may do is likelier.
+		shown := slices.ContainsFunc(h.clues, func(c Clue) bool { return c.Source != FromExperiment })
 		for prefix := range prefixes {
-			if h.invited && strings.HasPrefix(h.cause.ID, prefix) {
-				unlikely++
+			if !shown && strings.HasPrefix(h.cause.ID, prefix) {
+				unlikely += unseen
 			}
 		}
 		return unlikely
@@ -562,6 +589,9 @@ func (w *weighing) verdict() Verdict {
 		top = w.general(w.list[0])
 	}
 	refused := w.status == 0 || w.status >= 400
+	pageSays := slices.ContainsFunc(w.clues, func(c Clue) bool { // a refusal with another status
+		return c.Source == FromAnswer && !c.Against && c.Cause != "" && c.Weight >= Fair
+	})
 	if top != nil && !refused && !slices.ContainsFunc(top.clues, func(c Clue) bool {
 		return c.Weight > Hint && (c.Source == FromAnswer || c.Source == FromLog || c.Source == FromChain)
 	}) {
@@ -573,7 +603,7 @@ func (w *weighing) verdict() Verdict {
 		grade = w.grade(top)
 		// A hint alone is no verdict.
 		positive := sumBySource(top.clues) + sumBySource(borrowed(top))
-		text := slices.ContainsFunc(top.clues, func(c Clue) bool { return c.Source == FromAnswer && c.Weight > 0 })
+		text := slices.ContainsFunc(top.clues, func(c Clue) bool { return c.Source == FromAnswer && c.Weight > Hint })
 		least := likelyShare
 		if w.conflict(top) {
 			least = conflictShare
@@ -624,7 +654,7 @@ func (w *weighing) verdict() Verdict {
 	}
 	v.Evidence = w.evidence(nil)
 	switch {
-	case !refused:
+	case !refused && !pageSays:
 		v.Sentence = fmt.Sprintf("Nothing was refused: the answer has status %d, and nothing in it stands for a refusal.", w.status)
 		v.Refuser = Refuser{Host: v.Refuser.Host}
 		v.Next = "Hand in the exchange that was refused."
@@ -709,6 +739,9 @@ func (w *weighing) standIn(top *hypothesis, grade string) (string, string) {
 			return notReproduced, "Hand in the answer of the refusal as it was, or the line of the server's log: the same request passes now."
 		}
 	}
+	if w.c.Line != nil && top == nil && (w.who.Product != "" || w.passedOn != nil) {
+		return "", "" // the line says which hop's log to read next
+	}
 	for _, g := range w.c.Gaps {
 		if g.Blocks && (top == nil || grade > "C") {
 			return inputIncomplete, g.Says
@@ -722,7 +755,7 @@ func (w *weighing) blame(v *Verdict, top *hypothesis) {
 	best := 0
 	for _, list := range [][]Clue{top.clues, borrowed(top)} {
 		for _, c := range list {
-			if c.Refuser != "" && !c.Against && strength[c.Source] > best && !slices.Contains(w.passedOn, c.Refuser) && c.ID != SilentLog {
+			if c.Refuser != "" && !c.Against && strength[c.Source] > best && (!slices.Contains(w.passedOn, c.Refuser) || c.Refuser == w.who.Product) && c.ID != SilentLog {
 				if best == 0 || strength[c.Source] >= strength[FromFiles] {
 					v.Refuser.Product, v.Refuser.Hop = c.Refuser, c.Hop
 				}
@@ -791,9 +824,10 @@ func (w *weighing) alternative(h, top *hypothesis) Alternative {
 	}
 	done := map[string]bool{}
 	skipped := map[string]string{}
+	sent := false // then what is neither done nor skipped does not apply to this request, or tells too little
 	for _, e := range w.experiments {
 		if e.Skipped == "" {
-			done[e.Operator] = true
+			done[e.Operator], sent = true, true
 		} else {
 			skipped[e.Operator] = e.Skipped
 		}
@@ -801,7 +835,7 @@ func (w *weighing) alternative(h, top *hypothesis) Alternative {
 	for _, list := range [][]Expect{top.cause.Expect, h.cause.Expect} {
 		for _, e := range list {
 			here, there := w.know.expected(top.cause.ID, e.Operator), w.know.expected(h.cause.ID, e.Operator)
-			if done[e.Operator] || here == there {
+			if done[e.Operator] || here == there || sent && skipped[e.Operator] == "" {
 				continue
 			}
 			a.Separate = fmt.Sprintf("The experiment %s tells them apart: the request %s if it is %s, and %s if it is %s.",
@@ -836,9 +870,16 @@ func (w *weighing) asks() string {
 	when := ""
 	if x := w.c.Exchange(); x != nil && !x.At.IsZero() {
 		when = " at " + x.At.UTC().Format("2006-01-02 15:04:05") + " UTC"
+	} else if w.c.Line != nil && !w.c.Line.At.IsZero() {
+		when = " at " + w.c.Line.At.UTC().Format("2006-01-02 15:04:05") + " UTC"
 	}
 	switch w.who.Product {
 	case "":
+		for _, c := range w.clues {
+			if c.Against && c.Cause == "" && c.Refuser != "" && c.Names["behind"] != "" {
+				return fmt.Sprintf("%s only handed the answer on. The log of %s behind it%s knows: hand in its line, or run this on that server with --on-server.", upper(ProductName(c.Refuser)), excerpt(c.Names["behind"]), when)
+			}
+		}
 		return "The first server of the chain knows: hand in a line of its access log" + when + ", or run this on the server with --on-server."
 	case "nginx":
 		return "The error log of nginx" + when + " names deny rules, permissions and missing indexes; no line there means return, if, valid_referers or auth_request. With --on-server this is read."
@@ -847,7 +888,13 @@ func (w *weighing) asks() string {
 	case "whygate":
 		return "Whygate recorded the explanation: whygate why, with the value of Whygate-Call."
 	}
-	return fmt.Sprintf("The log of %s%s knows, or the person who runs it.", ProductName(w.who.Product), when)
+	next := fmt.Sprintf("The log of %s%s knows, or the person who runs it.", ProductName(w.who.Product), when)
+	if w.whoClue != nil && w.whoClue.Source == FromAnswer {
+		if look := fingerprintLook()[w.whoClue.ID]; look != "" {
+			next += " " + look
+		}
+	}
+	return next
 }
 
 // named are the names that a fix quotes: those of the better source win.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -254,6 +255,9 @@ var namedFields = []struct{ field, name string }{
 	{"X-Varnish", "xid"},
 }
 
+// incident is the number by which the owner of a firewall finds the event: "Attack ID: 20000008", "Your support ID is: 17".
+var incident = regexp.MustCompile(`(?i)\b((?:attack|incident|support|reference|event|request|block|case|ray) (?:id|number|no|code))\b\.?(?: is)?\s{0,3}[:#]\s{0,3}(?:</?[a-z]{1,8}>\s{0,3}){0,2}([A-Za-z0-9][A-Za-z0-9._-]{3,79})`)
+
 func answerNames(f *fingerprint, fields Header, text []byte) map[string]string {
 	names := map[string]string{}
 	for _, n := range namedFields {
@@ -269,6 +273,11 @@ func answerNames(f *fingerprint, fields Header, text []byte) map[string]string {
 					names[name] = excerpt(string(m[i]))
 				}
 			}
+		}
+	}
+	if f.Layer == "waf" && names["incident"] == "" {
+		if m := incident.FindSubmatch(text); m != nil {
+			names["incident"] = excerpt(string(m[1]) + " " + string(m[2]))
 		}
 	}
 	if v := fields.Value("WWW-Authenticate"); v != "" {

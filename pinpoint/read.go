@@ -42,7 +42,7 @@ func Read(c *Case, now time.Time) []Clue {
 		(*reading).whygate, (*reading).challenge, (*reading).tokens, (*reading).authorization, (*reading).proof, (*reading).keys,
 		(*reading).signature, (*reading).sharedAccess, (*reading).signedURL, (*reading).cookies, (*reading).forgery, (*reading).crossOrigin,
 		(*reading).redirects, (*reading).prefix, (*reading).cached, (*reading).limits, (*reading).sizes, (*reading).content, (*reading).errors,
-		(*reading).methods, (*reading).paths, (*reading).hosts, (*reading).client, (*reading).clock, (*reading).early, (*reading).chain,
+		(*reading).methods, (*reading).paths, (*reading).hosts, (*reading).handshake, (*reading).client, (*reading).clock, (*reading).early, (*reading).chain,
 	} {
 		part(r)
 	}

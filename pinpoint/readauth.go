@@ -372,3 +372,30 @@ func (r *reading) keys() {
 		}
 	}
 }
+
+// certificateAlert are the words in which clients tell that the server wanted a certificate: TLS's alert 116 (RFC 8446 §6.2),
+// Chrome's and Firefox's error.
+var certificateAlert = regexp.MustCompile(`(?i)certificate[ _]required|ERR_BAD_SSL_CLIENT_AUTH_CERT|ERR_SSL_CLIENT_AUTH_CERT_NEEDED|RX_CERTIFICATE_REQUIRED_ALERT|tlsv13 alert certificate required`)
+
+// certificateRefused are those for a certificate that was sent and not liked.
+var certificateRefused = regexp.MustCompile(`(?i)(?:alert:? |tls: )(?:revoked certificate|expired certificate|bad certificate|unknown certificate|unsupported certificate|certificate (?:revoked|expired|unknown))`)
+
+// handshake reads how the handshake ended, where no answer came. Before TLS 1.3 a missing certificate ends it with
+// handshake_failure or bad_certificate, as other faults do.
+func (r *reading) handshake() {
+	if r.known || r.ans.Err == "" || r.req.Via.Cert == "" && r.c.Source == "log" {
+		return
+	}
+	sent := r.req.Via.Cert != ""
+	text := r.ans.Err[:min(len(r.ans.Err), 300)]
+	switch {
+	case certificateAlert.MatchString(text) && !sent:
+		r.say(FromAnswer, "mtls-client-cert-missing", Certain, "The server ended the handshake because the client sent no certificate (RFC 8446 §6.2, certificate_required).")
+	case certificateAlert.MatchString(text):
+		r.say(FromAnswer, "mtls-client-cert-invalid", Strong, "The server asks for a certificate although one was named: the client did not send it, because it fits none of the authorities that the server accepts.")
+	case certificateRefused.MatchString(text) && sent:
+		r.say(FromAnswer, "mtls-client-cert-invalid", 4.5, "The server ended the handshake because of the client's certificate: "+shown(text)+".")
+	case certificateRefused.MatchString(text):
+		r.say(FromAnswer, "mtls-client-cert-missing", 2.2, "The server ended the handshake because of the client's certificate, and none was sent: "+shown(text)+".")
+	}
+}

@@ -64,6 +64,9 @@ func (r *reading) cached() {
 		weight = 2.2
 	}
 	says += "."
+	if r.in(404, 405, 410) { // most caches keep those, and most are true
+		weight = Hint
+	}
 	vary := strings.ToLower(strings.Join(r.ans.Header.Values("Vary"), ","))
 	if (r.auth != "" && !strings.Contains(vary, "authorization") || len(r.sent) > 0 && !strings.Contains(vary, "cookie")) && !strings.Contains(vary, "*") && len(vary) < 1000 {
 		says += " It does not vary by the caller's credentials."
@@ -137,11 +140,13 @@ func (r *reading) limits() {
 	case r.status == 429 && (left == 0 || asked):
 		r.say(FromAnswer, cause, Certain, "429 says that too many requests were sent (RFC 6585 §4)."+says, names...)
 	case r.status == 429:
-		r.say(FromAnswer, cause, Strong, "429 says that too many requests were sent (RFC 6585 §4).", names...)
+		r.say(FromAnswer, cause, 2.5, "429 says that too many requests were sent (RFC 6585 §4).", names...) // a page that names something else counts more
 	case left == 0 && field != "":
 		r.say(FromAnswer, cause, 4.5, fmt.Sprintf("%s is 0: the limit is used up.", shown(field))+says, names...)
 	case left > 0:
 		r.speakAgainst(FromAnswer, cause, Fair, fmt.Sprintf("%s says that %d requests are left.", shown(field), left))
+	case asked && r.status == 403 && wait >= 2*time.Hour:
+		r.say(FromAnswer, cause, Fair, "A 403 with Retry-After is a limit."+says, names...)
 	case asked && r.status == 403:
 		r.say(FromAnswer, cause, Strong, "A 403 with Retry-After is a limit: other refusals do not end by waiting."+says, names...)
 	case asked && wait > 5*time.Minute:
@@ -150,7 +155,7 @@ func (r *reading) limits() {
 		r.say(FromAnswer, cause, Hint, "503 with Retry-After may be a limit or an overload."+says, names...)
 	}
 	if asked && wait >= 2*time.Hour && r.status != 503 {
-		r.say(FromAnswer, "quota-exceeded", 2.2, "The wait is so long that a quota of a day or a month is used up, not a rate."+says, names...)
+		r.say(FromAnswer, "quota-exceeded", Strong, "The wait is so long that a quota of a day or a month is used up, not a rate."+says, names...)
 	}
 	r.series(cause)
 }
@@ -263,6 +268,7 @@ func (r *reading) sizes() {
 		query = len(r.url.RawQuery)
 	}
 	says := fmt.Sprintf("The URL has %d bytes.", length)
+	r.small(total, length)
 	switch {
 	case r.status == 414 && length > 2000:
 		r.say(FromAnswer, "uri-too-long", Certain, "414 says that the URL is too long. "+says, "size", strconv.Itoa(length))
@@ -335,4 +341,26 @@ func (r *reading) bodySize(server string) {
 		return
 	}
 	r.say(FromAnswer, "body-too-large", 2.5, "413 says that the content is too large (RFC 9110 §15.5.14). "+is+".", names...)
+}
+
+// small speaks against limits of size where what was sent is below every limit that servers have as a default; the
+// smallest known are 4 KiB of fields, 1 KiB of a body held in memory is far below all.
+func (r *reading) small(fields, target int) {
+	if !r.whole || r.in(413, 414, 431, 494) {
+		return
+	}
+	if fields < 3000 {
+		r.speakAgainst(FromRequest, "header-too-large", Certain, fmt.Sprintf("The fields of the request have %d bytes only; servers take 4 KiB and more.", fields))
+	}
+	if target < 1000 {
+		r.speakAgainst(FromRequest, "uri-too-long", Strong, fmt.Sprintf("The URL has %d bytes only.", target))
+		if len(r.query) < 50 && !mayChange(r.req.Method) {
+			r.speakAgainst(FromRequest, "waf-args-limit", Strong, fmt.Sprintf("There are %d parameters only, and none is long.", len(r.query)))
+		}
+	}
+	if n := len(r.req.Body); n < 1000 && mayChange(r.req.Method) {
+		for _, cause := range []string{"body-too-large", "framework-body-limit", "waf-body-limit"} {
+			r.speakAgainst(FromRequest, cause, Strong, fmt.Sprintf("The body has %d bytes only.", n))
+		}
+	}
 }

@@ -213,8 +213,24 @@ func (r *reading) hosts() {
 
 // socket judges a WebSocket handshake that got no 101 (RFC 6455 §4.2.2, §10.2).
 func (r *reading) socket() {
-	if !strings.EqualFold(r.req.Header.Value("Upgrade"), "websocket") && r.url.Scheme != "wss" && r.url.Scheme != "ws" || !r.in(403) {
+	if !r.in(403) {
 		return
+	}
+	if !strings.EqualFold(r.req.Header.Value("Upgrade"), "websocket") && r.url.Scheme != "wss" && r.url.Scheme != "ws" {
+		if r.whole && r.req.Header.Has("Origin") { // what protects against forged requests and sockets does not look at a plain GET
+			r.speakAgainst(FromRequest, "websocket-origin-refused", Certain, "The request opens no WebSocket.")
+			if !mayChange(r.req.Method) {
+				r.speakAgainst(FromRequest, "csrf-origin-untrusted", Strong, "Protections against forged requests let "+shown(r.req.Method)+" pass.")
+				if !r.req.Header.Has("Sec-Fetch-Site") {
+					r.speakAgainst(FromRequest, "fetch-metadata-blocked", Strong, "The request has no Sec-Fetch-Site.")
+				}
+			}
+		}
+		return
+	}
+	// Browsers ask no leave for sockets: the rules of CORS do not hold (Fetch Standard, WebSocket handshakes).
+	for _, cause := range []string{"cors-origin-not-allowed", "cors-preflight-refused", "csrf-origin-untrusted"} {
+		r.speakAgainst(FromRequest, cause, Strong, "The request opens a WebSocket, which CORS and form tokens do not concern.")
 	}
 	origin := r.req.Header.Value("Origin")
 	switch o, err := url.Parse(origin); {

@@ -246,3 +246,19 @@ func ExampleSeal() {
 	fmt.Println(strings.HasPrefix(v, "Bearer ‹secret:"), c.Vault.Reveal(v))
 	// Output: true Bearer abc
 }
+
+// The texts of a page are no secrets because some element's name is one.
+func TestSealKeepsPages(t *testing.T) {
+	page := `<?xml version="1.0"?><Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message><RequestId>4442587FB7D0A2F9</RequestId><SessionToken>abcdef0123456789</SessionToken></Error>`
+	c := &pinpoint.Case{Exchanges: []pinpoint.Exchange{{Request: &pinpoint.Request{Method: "GET", URL: "https://a.test/x"}, Answer: &pinpoint.Answer{Status: 400, Body: []byte(page), Header: pinpoint.Header{{Name: "Content-Type", Value: "application/xml"}}}}}}
+	pinpoint.Seal(c)
+	got := string(c.Exchanges[0].Answer.Body)
+	for _, text := range []string{"<Code>ExpiredToken</Code>", "The provided token has expired.", "4442587FB7D0A2F9"} {
+		if !strings.Contains(got, text) {
+			t.Errorf("%q is hidden: %s", text, got)
+		}
+	}
+	if strings.Contains(got, "abcdef0123456789") {
+		t.Errorf("a token is shown: %s", got)
+	}
+}

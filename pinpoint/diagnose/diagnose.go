@@ -6,7 +6,10 @@ package diagnose
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -75,6 +78,8 @@ func Run(ctx context.Context, c *pinpoint.Case, o Options) (Result, error) {
 			if err := d.bisect(); err != nil {
 				return d.out, err
 			}
+		} else {
+			d.predict()
 		}
 	}
 	d.conclude()
@@ -222,10 +227,68 @@ func (d *diagnosis) experiment() error {
 	return err
 }
 
+// contents are the experiments that change what a firewall reads, and the collections that its rules name it by.
+var contents = map[string][]string{
+	"query-drop": {"ARGS", "QUERY_STRING", "REQUEST_URI"}, "query-one": {"ARGS", "QUERY_STRING", "REQUEST_URI"},
+	"body-benign": {"ARGS", "REQUEST_BODY", "FILES", "XML", "JSON"}, "cookie-one": {"REQUEST_COOKIES"},
+}
+
+// predict asks the rules that are built in whether they dislike a content that flips the answer: if nothing there is
+// suspicious, it is hardly a firewall that refuses. It sends nothing.
+func (d *diagnosis) predict() {
+	if d.result == nil || d.result.Request == nil {
+		return
+	}
+	var read []string
+	for _, e := range d.result.Experiments {
+		if e.Flip {
+			read = append(read, contents[e.Operator]...)
+		}
+	}
+	if read == nil {
+		return
+	}
+	replica, err := waf.NewReplica(1)
+	if err != nil {
+		return
+	}
+	r := d.result.Request.Clone()
+	if u, err := r.Parsed(); err == nil && net.ParseIP(u.Hostname()) != nil {
+		r.Header = r.Header.With("Host", "www.example") // a numeric host scores by itself
+	}
+	p := replica.Predict(r)
+	for i := range p.Matches {
+		m := &p.Matches[i]
+		if m.Score > 0 && slices.ContainsFunc(read, func(v string) bool { return strings.HasPrefix(m.Variable, v) }) {
+			d.clues = append(d.clues, pinpoint.Clue{Source: pinpoint.FromReplica, ID: "local-replica", Cause: "waf-crs-anomaly", Weight: pinpoint.Hint, Quote: pinpoint.SafeText(m.Message, 120),
+				Says:  fmt.Sprintf("The OWASP rules that are built in would score it: rule %d at %s.", m.Rule, pinpoint.SafeText(m.Target(), 80)),
+				Names: map[string]string{"rule": strconv.Itoa(m.Rule), "target": pinpoint.SafeText(m.Target(), 80)}})
+			return
+		}
+	}
+	for _, cause := range []string{"waf-crs-anomaly", "waf-managed-rule", "waf-custom-rule"} {
+		weight := pinpoint.Fair
+		if cause == "waf-custom-rule" {
+			weight = pinpoint.Hint
+		}
+		d.clues = append(d.clues, pinpoint.Clue{Source: pinpoint.FromReplica, ID: "local-replica", Cause: cause, Against: true, Weight: weight,
+			Says: "The OWASP rules that are built in find nothing in what flips the answer: it reads as ordinary content."})
+	}
+}
+
 // bisect finds the fragment that a firewall dislikes, through decoy paths.
 func (d *diagnosis) bisect() error {
 	if d.out.Answer == nil || !d.out.Answer.Refused() || d.result == nil || d.result.Request == nil {
 		return nil
+	}
+	without := func(why string) {
+		d.c.Gaps = append(d.c.Gaps, pinpoint.Gap{Kind: "no-bisection", Says: "The part that a firewall dislikes was not looked for: " + strings.TrimSuffix(why, ".") + "."})
+	}
+	for _, e := range d.result.Experiments {
+		if e.Class == pinpoint.S2 && e.Skipped == "" && e.Status/100 == 2 {
+			without(waf.ErrAccepted.Error())
+			return nil
+		}
 	}
 	send := d.o.Replay.Sender
 	if send == nil {
@@ -239,9 +302,10 @@ func (d *diagnosis) bisect() error {
 	if err != nil {
 		return err
 	}
-	oracle, err := waf.NewDecoy(send, d.result.Request, d.out.Answer, pinpoint.Signature)
+	oracle, err := waf.NewDecoy(d.marked(send), d.result.Request, d.out.Answer, pinpoint.Signature)
 	if err != nil {
-		return err
+		without(err.Error())
+		return nil
 	}
 	r, err := waf.Bisect(d.ctx, d.result.Request, oracle, waf.Options{Replica: replica, Host: d.o.Replay.Name, Told: func(s waf.Step) {
 		if d.o.Progress != nil {
@@ -250,7 +314,33 @@ func (d *diagnosis) bisect() error {
 	}})
 	d.out.Bisection = &r
 	d.clues = append(d.clues, r.Clues()...)
-	return err
+	if err != nil && d.ctx.Err() == nil { // what was found until then stands
+		without(pinpoint.SafeText(err.Error(), 200))
+	}
+	return d.ctx.Err()
+}
+
+// marked lets owners find what is sent with an unsafe method: it carries the id of the run.
+func (d *diagnosis) marked(send pinpoint.Sender) pinpoint.Sender {
+	if d.o.Replay.NoProbeHeader || d.result == nil || d.result.Run == "" {
+		return send
+	}
+	return markedSender{send, d.result.Run}
+}
+
+type markedSender struct {
+	pinpoint.Sender
+	run string
+}
+
+func (s markedSender) Send(ctx context.Context, r *pinpoint.Request) (*pinpoint.Answer, error) {
+	switch r.Method {
+	case "", "GET", "HEAD", "OPTIONS":
+	default:
+		r = r.Clone()
+		r.Header = r.Header.With("X-Whygate-Probe", s.run)
+	}
+	return s.Sender.Send(ctx, r)
 }
 
 // conclude weighs everything.

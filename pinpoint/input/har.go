@@ -511,9 +511,31 @@ func (h *Recording) Choices() (list []Choice) {
 	return list
 }
 
+// disguised are entries whose status is no refusal and whose answer is one: a call of gRPC that was denied, an error
+// of GraphQL, the page of a firewall.
+func (h *Recording) disguised() (list []Choice) {
+	for i, e := range h.entries {
+		if i == 500 {
+			break
+		}
+		c := &pinpoint.Case{Source: "har", Exchanges: []pinpoint.Exchange{{Request: e.Request, Answer: e.Answer, At: e.At}}}
+		for _, clue := range append(pinpoint.Match(e.Answer), pinpoint.Read(c, e.At)...) {
+			if clue.Cause != "" && clue.Cause != "refuser-only" && !clue.Against && clue.Weight >= pinpoint.Fair && clue.Source == pinpoint.FromAnswer {
+				list = append(list, Choice{Index: i, Method: e.Request.Method, URL: bare(e.Request.URL), Status: e.Answer.Status, At: e.At})
+				break
+			}
+		}
+	}
+	return list
+}
+
 // Only is the case when one entry was refused; *Ambiguous when there are more.
 func (h *Recording) Only() (*pinpoint.Case, error) {
-	switch list := h.Choices(); len(list) {
+	list := h.Choices()
+	if len(list) == 0 {
+		list = h.disguised()
+	}
+	switch len(list) {
 	case 0:
 		return nil, &Error{Path: "log.entries", Says: fmt.Sprintf("none of the %d requests was refused", len(h.entries)), Do: "name the entry that is meant, or record the refused call"}
 	case 1:
@@ -598,6 +620,13 @@ func (h *Recording) Choose(index int) (*pinpoint.Case, error) {
 			}
 		}
 	}
+	// Answers that set cookies for the site, a login before all: what was sent is held against them.
+	for i, n := index-1, 0; i >= 0 && n < maxSiblings/2; i-- {
+		if _, taken := kinds[i]; !taken && h.entries[i].Answer.Header.Has("Set-Cookie") && sameSite(h.entries[i].Request.URL, target) {
+			n++
+			kinds[i] = "fetch"
+		}
+	}
 	var order []int
 	for i := range kinds {
 		order = append(order, i)
@@ -671,6 +700,19 @@ func sameHost(a, b string) bool {
 	u, err := url.Parse(a)
 	v, err2 := url.Parse(b)
 	return err == nil && err2 == nil && u.Host == v.Host
+}
+
+// sameSite says that the hosts of two URLs are one, or one below the other's parent, whatever the scheme.
+func sameSite(a, b string) bool {
+	u, err := url.Parse(a)
+	v, err2 := url.Parse(b)
+	if err != nil || err2 != nil {
+		return false
+	}
+	x, y := strings.ToLower(u.Hostname()), strings.ToLower(v.Hostname())
+	px, nx, _ := strings.Cut(x, ".")
+	py, ny, _ := strings.Cut(y, ".")
+	return px != "" && py != "" && (x == y || nx == y || ny == x || nx == ny && strings.Contains(nx, "."))
 }
 
 // directory is a URL up to the last slash of its path.

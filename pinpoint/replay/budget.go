@@ -27,6 +27,7 @@ type budget struct {
 	sent, struck int
 	timeouts     int // in a row
 	stopped      string
+	accepted     bool      // something that could not succeed did: nothing unsafe leaves any more
 	resume       time.Time // when the server may be asked again, if it said so
 	until        time.Time // nothing is sent before
 }
@@ -59,6 +60,8 @@ func (b *budget) left() int {
 // forbids says why a class may not leave, "" if it may.
 func (b *budget) forbids(c pinpoint.Class) string {
 	switch {
+	case b.accepted && c >= pinpoint.S2:
+		return "a request that should not have succeeded was accepted"
 	case c <= b.highest:
 		return ""
 	case c == pinpoint.S2:

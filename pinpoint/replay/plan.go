@@ -669,7 +669,7 @@ func (x *run) conclude() {
 
 // busted says that the refusal comes out of a cache: another URL passes.
 func (x *run) busted() bool {
-	return slices.ContainsFunc(x.flips, func(f flip) bool { return f.op.Name == "cache-bust" && f.confirmed > 0 })
+	return cached(x.ref) && slices.ContainsFunc(x.flips, func(f flip) bool { return f.op.Name == "cache-bust" && f.confirmed > 0 })
 }
 
 // anyPath says that even a path that does not exist passes.
@@ -716,6 +716,9 @@ func (x *run) weigh(h *hypothesis, s shown, f *flip, smallest int, busted bool) 
 		case s.op.Moves && !s.op.far() && x.anyPath():
 			c.Weight = min(c.Weight, pinpoint.Hint)
 			c.Says += " But a path that does not exist passes, too."
+		case s.op.Name == "cache-bust" && !cached(x.ref):
+			c.Weight = min(c.Weight, pinpoint.Hint)
+			c.Says += " But nothing else speaks of a cache: it may be that any query passes."
 		case s.op.far():
 			c.Weight = min(c.Weight, pinpoint.Fair) // another thing was asked for
 		case f != nil && f.op.Size > smallest:
@@ -726,7 +729,7 @@ func (x *run) weigh(h *hypothesis, s shown, f *flip, smallest int, busted bool) 
 			c.Weight = pinpoint.Hint
 			c.Says += " But it was refused on a path that does not exist, too: the routes were not asked."
 		}
-		if h.cause.Expect[0].Operator != s.op.Name || s.decoy && h.cause.Layer == "client" { // it may do so; it is not what the cause is known by
+		if !knownBy(h, s.op) || s.decoy && h.cause.Layer == "client" { // it may do so; it is not what the cause is known by
 			c.Weight = map[float64]float64{pinpoint.Certain: pinpoint.Strong, pinpoint.Strong: pinpoint.Fair, pinpoint.Fair: pinpoint.Hint}[c.Weight]
 			if c.Weight == 0 {
 				c.Weight = pinpoint.Hint / 2
@@ -734,8 +737,8 @@ func (x *run) weigh(h *hypothesis, s shown, f *flip, smallest int, busted bool) 
 		}
 		c.Says = "With " + s.says + ": " + c.Says
 	case expected[s.shows] && s.shows == "same":
-		c.Weight = pinpoint.Hint
-		if s.op.Moves {
+		c.Weight = pinpoint.Hint // so would most causes
+		if s.op.Name == "path-nonexistent" || s.op.Name == "host-other" {
 			c.Weight = pinpoint.Fair
 		}
 		c.Says = "With " + s.says + " the same refusal comes, as this cause has it."
@@ -745,7 +748,7 @@ func (x *run) weigh(h *hypothesis, s shown, f *flip, smallest int, busted bool) 
 	case s.shows == "same" && expected["passes"]:
 		c.Against, c.Weight = true, 2
 		c.Says = "With " + s.says + " the refusal stays; it would be gone if this were the cause."
-		if s.op.Name == "wait" { // others wait longer
+		if s.op.Name == "wait" || h.cause.Layer == "waf" { // others wait longer; what a rule dislikes may stand elsewhere
 			c.Weight = pinpoint.Hint
 		}
 	case s.shows == "passes" && slices.ContainsFunc(x.flips, func(f flip) bool {
@@ -760,6 +763,16 @@ func (x *run) weigh(h *hypothesis, s shown, f *flip, smallest int, busted bool) 
 		c.Says = "With " + s.says + " the answer is not what this cause would show."
 	}
 	return c, true
+}
+
+// knownBy says that a cause is known by an operator: the first of its list, or another way to change the same field.
+func knownBy(h *hypothesis, op *Operator) bool {
+	first := h.cause.Expect[0]
+	if first.Operator == op.Name {
+		return true
+	}
+	o := operator(first.Operator)
+	return o != nil && first.Shows == "passes" && len(op.Changes) == 1 && slices.Equal(o.Changes, op.Changes) && !slices.Contains([]string{"via", "path", "query", "credentials"}, op.Changes[0])
 }
 
 // flipWeight grades a flip: a change that was never held against a control proves nothing.

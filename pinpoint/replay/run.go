@@ -180,11 +180,26 @@ func Run(ctx context.Context, c *pinpoint.Case, clues []pinpoint.Clue, causes []
 		x.hyps = hypotheses(causes, append(slices.Clone(clues), fresh...), x.ref.Status)
 	}
 	told := slices.ContainsFunc(x.out.Clues, func(c pinpoint.Clue) bool { return c.ID == pinpoint.Recorded && c.Source == pinpoint.FromLog })
-	if !told && (x.out.Baseline == Reproduced || x.out.Baseline == Assumed) {
+	if !told && !alerted(x.ref) && (x.out.Baseline == Reproduced || x.out.Baseline == Assumed) {
 		x.explore(ctx)
 	}
 	x.conclude()
 	return x.out, ctx.Err()
+}
+
+// alerted says that the server ended the handshake: nothing in a request changes that.
+func alerted(a *pinpoint.Answer) bool {
+	return a != nil && a.Status == 0 && strings.HasPrefix(a.Err, "TLS alert: ")
+}
+
+// standsIn says that an answer which is no refusal by its status is one by what it holds: the page of a firewall,
+// errors of GraphQL or gRPC.
+func (x *run) standsIn(r *pinpoint.Request, a *pinpoint.Answer) bool {
+	if a.Status/100 != 2 {
+		return false
+	}
+	c := &pinpoint.Case{Source: x.c.Source, Exchanges: []pinpoint.Exchange{{Request: r, Answer: a, At: a.At}}, Gaps: x.c.Gaps, Vault: x.c.Vault}
+	return disguised(append(pinpoint.Match(a), pinpoint.Read(c, time.Now())...))
 }
 
 // disguised says that what was read speaks of a refusal, whatever the status says.
@@ -333,6 +348,10 @@ func (x *run) try(ctx context.Context, op *Operator, v variant, class pinpoint.C
 	e.Shows = shows
 	x.budget.took(a, shows == "same" || x.ref == nil)
 	x.sinceA++
+	if class == pinpoint.S2 && !safe(x.o, r) && a.Status/100 == 2 {
+		x.budget.accepted = true
+		x.event("note", "What should not have succeeded was accepted: nothing with an effect is sent any more.", nil)
+	}
 	x.record(e, a)
 	x.event("showed", shows, &e)
 	if next := canonical(v.request, a); next != nil && !x.aiming && shows == "other" && x.budget.left() > 0 {
@@ -459,7 +478,12 @@ func (x *run) baseline(ctx context.Context) Baseline {
 					return Unreachable
 				}
 			}
-			if a.Refused() {
+			turned := len(x.out.Redirects) > 0 && a.Status/100 == 2 && login(a)
+			if turned { // a way that ends at a login: the first redirect is the refusal
+				x.asked, a = x.out.Redirects[0].Request, x.out.Redirects[0].Answer
+				x.out.Request, x.out.Redirects = x.asked, nil
+			}
+			if a.Refused() || alerted(a) || turned || x.standsIn(x.asked, a) {
 				x.replayed(a)
 				shows = "same"
 				x.out.Experiments[len(x.out.Experiments)-1].Shows = shows
@@ -523,6 +547,11 @@ func (x *run) restatus() {
 func (x *run) baselineUnsafe(ctx context.Context) Baseline {
 	if x.budget.forbids(pinpoint.S3) != "" || x.ref != nil && !x.ref.Refused() {
 		if x.ref == nil {
+			e := x.planned(candidate{op: operator("repeat"), variants: []variant{{request: x.asked}}, class: pinpoint.S3, learns: "whether and how the request is refused"})
+			if e.Skipped = x.budget.forbids(pinpoint.S3); e.Skipped != "" {
+				x.record(e, nil)
+				x.event("skipped", e.Skipped, &e)
+			}
 			return NotSent
 		}
 		return Assumed

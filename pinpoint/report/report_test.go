@@ -109,3 +109,27 @@ func TestClean(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A host without a dot is a name, too.
+func TestShareHidesBareHosts(t *testing.T) {
+	p := Page{Method: "GET", URL: "http://payroll7:8080/x"}
+	p.Verdict.Refuser.Host, p.Verdict.Sentence = "payroll7:8080", "The request to payroll7 was refused."
+	var b bytes.Buffer
+	if err := Share(&b, p); err != nil {
+		t.Fatal(err)
+	}
+	z, err := zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range z.File {
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(r)
+		if bytes.Contains(text, []byte("payroll7")) {
+			t.Errorf("%s names the host", f.Name)
+		}
+	}
+}

@@ -47,6 +47,7 @@ func Share(w io.Writer, p Page) error {
 type hider struct {
 	key   [32]byte
 	names map[string]string
+	local *regexp.Regexp // the name of the host, where it has no dot and looks like a word; nil for none
 }
 
 var (
@@ -75,6 +76,9 @@ func (h *hider) name(kind, s string) string {
 }
 
 func (h *hider) text(s string) string {
+	if h.local != nil {
+		s = h.local.ReplaceAllStringFunc(s, func(m string) string { return h.name("host", strings.ToLower(m)) })
+	}
 	s = mails.ReplaceAllStringFunc(s, func(m string) string { return h.name("mail", m) })
 	s = urls.ReplaceAllStringFunc(s, func(m string) string {
 		g := urls.FindStringSubmatch(m)
@@ -119,6 +123,9 @@ func (h *hider) path(p string) string {
 	return strings.Join(parts, "/")
 }
 
+// bareHost is a name of a host without a dot, as internal networks have them.
+var bareHost = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{2,62}$`)
+
 // exempt are fields that hold words of ours.
 var exempt = map[string]bool{"Cause": true, "Grade": true, "Outcome": true, "Layer": true, "Source": true, "ID": true, "Operator": true, "Product": true, "Kind": true, "Owner": true,
 	"Method": true, "Shows": true, "Run": true, "Title": true, "Risk": true}
@@ -128,6 +135,10 @@ func (h *hider) hide(p Page) Page {
 	var v pinpoint.Verdict
 	if json.Unmarshal(b, &v) != nil {
 		v = pinpoint.Verdict{Outcome: p.Outcome, Cause: p.Cause}
+	}
+	host, _, _ := strings.Cut(v.Refuser.Host, ":")
+	if bareHost.MatchString(host) && !strings.EqualFold(host, "localhost") {
+		h.local = regexp.MustCompile(`(?i)\b` + regexp.QuoteMeta(host) + `\b`)
 	}
 	h.walk(reflect.ValueOf(&v).Elem())
 	return Page{Verdict: v, Method: p.Method, URL: h.text(p.URL), Status: p.Status, At: p.At}
