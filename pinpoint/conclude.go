@@ -200,6 +200,11 @@ func (w *weighing) suppose() {
 	}
 	for _, c := range w.clues {
 		if h := w.by[c.Cause]; c.Against && h != nil {
+			// A mechanism is known by whichever of its conditions holds. Where the configuration was evaluated and
+			// names the rule, that another condition is not the one says nothing against it.
+			if c.Source == FromExperiment && w.know.kind[c.Cause] == "mechanism" && slices.ContainsFunc(h.clues, func(k Clue) bool { return k.Source == FromConfig && k.Weight >= Certain }) {
+				continue
+			}
 			h.against = append(h.against, c)
 		}
 	}

@@ -304,3 +304,20 @@ func TestFill(t *testing.T) {
 		}
 	}
 }
+
+// An evaluated rule stands, although experiments on conditions that it does not have change nothing.
+func TestMechanismKeepsItsRule(t *testing.T) {
+	clues := []Clue{
+		{Source: FromConfig, ID: "haproxy-rule", Cause: "haproxy-acl-deny", Refuser: "haproxy", Hop: 1, Weight: Certain, Says: "the rule holds"},
+		{Source: FromExperiment, ID: "ua-browser", Cause: "haproxy-acl-deny", Against: true, Weight: 2, Says: "the refusal stays"},
+		{Source: FromExperiment, ID: "host-noport", Cause: "haproxy-acl-deny", Against: true, Weight: 2, Says: "the refusal stays"},
+	}
+	v := Conclude(&Case{}, clues, nil, 403)
+	if v.Cause != "haproxy-acl-deny" || v.Grade != "B" {
+		t.Errorf("%s, grade %s", v.Cause, v.Grade)
+	}
+	clues[0].Weight = Strong // a rule that may hold is no proof
+	if v := Conclude(&Case{}, clues, nil, 403); v.Grade == "B" {
+		t.Error("experiments against a possible rule do not count")
+	}
+}

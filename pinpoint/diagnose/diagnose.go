@@ -133,7 +133,7 @@ func (d *diagnosis) look() error {
 		return nil
 	}
 	readers := machine.Readers{
-		Servers: map[string]machine.Reader{"nginx": readNginx, "apache-httpd": d.readApache},
+		Servers: map[string]machine.Reader{"nginx": readNginx, "apache-httpd": d.readApache, "haproxy": d.readHAProxy, "lighttpd": d.readLighttpd, "caddy": d.readCaddy},
 		Reading: machine.Reading{Match: pinpoint.MatchLog, Parse: input.Line, Clean: d.c.Vault.Redact, Run: d.o.Machine.Journal},
 		Now:     d.o.Now(),
 	}
