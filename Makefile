@@ -27,8 +27,10 @@ check: ## gofmt, vet, staticcheck, and that go.mod is tidy
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
 	$(GO) mod tidy -diff
 
-bench: build ## measure side by side with nginx, HAProxy and Go's ReverseProxy (installs what is missing, and says so)
+bench: build ## measure side by side with nginx, HAProxy and Go's ReverseProxy (installs what is missing, and says so); requests per diagnosis
 	$(GO) run ./bench
+	$(GO) test ./pinpoint/rig -run '^$$' -bench Requests -benchtime 1x
+	$(GO) test ./pinpoint/rig -run '^$$' -bench Offline
 
 FUZZTIME ?= 60s
 fuzz: ## run every fuzz target for FUZZTIME (60s)

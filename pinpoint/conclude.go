@@ -3,7 +3,9 @@ package pinpoint
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,6 +21,7 @@ const (
 	flipPrimary   = 3.5  // a flip of the experiment that a cause is known by
 	flipOther     = Fair // a flip that the cause would show as well
 	flipAgainst   = 2.0  // a flip that the cause does not explain
+	flipSibling   = Fair // a flip by another change of the part that the cause is about, which it does not name
 	passOnce      = 1.2  // the change passed once, without the repeated refusal
 	sameAgainst   = 1.0  // the change did not pass although the cause expects so
 	mostAgainst   = 3.0  // what experiments that failed count together
@@ -87,8 +90,26 @@ type weighing struct {
 	hard        bool          // some hypothesis has hard proof
 }
 
+// sameLine is equal for lines that say the same of two requests: all but their times and numbers.
+func sameLine(c *Clue) string {
+	var b strings.Builder
+	b.WriteString(c.Says)
+	for _, name := range slices.Sorted(maps.Keys(c.Names)) {
+		if name != "unique_id" && name != "time" && name != "port" {
+			fmt.Fprintf(&b, "\x00%s=%s", name, c.Names[name])
+		}
+	}
+	if len(c.Names) == 0 {
+		b.WriteString(numbers.ReplaceAllString(hexes.ReplaceAllString(c.Quote, "*"), "#"))
+	}
+	return b.String()
+}
+
 // broad are operators that change so much that a flip of them points to no cause by itself.
 var broad = []string{"path-sibling", "path-nonexistent", "auth-swap", "wait", "from-elsewhere", "direct-origin", "body-empty", "query-drop", "query-one", "cookie-drop"}
+
+// elsewhere are operators whose flip says nothing against a cause that does not expect it.
+var elsewhere = []string{"method-options", "path-sibling", "path-nonexistent", "slash-add", "slash-strip", "host-other"}
 
 // absent are causes that a request proves only if all of it was handed in.
 var absent = []string{"auth-missing", "api-key-missing", "session-cookie-not-sent", "csrf-cookie-missing", "csrf-token-missing", "csrf-referer-missing",
@@ -125,6 +146,9 @@ func (w *weighing) accept(clues []Clue) {
 			}
 		}
 		key := [4]string{string(c.Source), c.ID, c.Cause, c.Quote}
+		if c.Source == FromLog && c.Quote != "" { // the same line about a repetition of the request
+			key[3] = c.At.File + "\x00" + sameLine(&c)
+		}
 		if seen[key] {
 			continue
 		}
@@ -194,7 +218,12 @@ func (w *weighing) suppose() {
 		if c.Against || c.Cause == "" || c.Cause == refuserOnly || c.Cause == notReproduced || c.Cause == baselineDiffers || c.Cause == inputIncomplete {
 			continue
 		}
-		if h := get(c.Cause); h != nil {
+		if w.inviting(c) {
+			get(c.Cause)
+		}
+	}
+	for _, c := range w.clues {
+		if h := w.by[c.Cause]; !c.Against && h != nil {
 			h.clues = append(h.clues, c)
 		}
 	}
@@ -229,8 +258,15 @@ func (w *weighing) suppose() {
 		}
 	}
 	for _, h := range w.list {
-		h.odd = slices.DeleteFunc(h.odd, func(e Experiment) bool { // another way to change the field that the cause is known by
-			return slices.ContainsFunc(h.flips, func(f Experiment) bool { return field(f.Operator) == field(e.Operator) })
+		h.odd = slices.DeleteFunc(h.odd, func(e Experiment) bool {
+			switch {
+			case slices.Contains(elsewhere, e.Operator): // something else was asked for: OPTIONS is often answered by another hand
+				return true
+			case slices.ContainsFunc(h.flips, func(f Experiment) bool { return part(f.Operator) == part(e.Operator) }):
+				h.failed += flipSibling // another way to change what is the cause anyway: no contradiction
+				return true
+			}
+			return false
 		})
 	}
 	// The log of a product was read and is silent: that fits some causes and not others.
@@ -264,6 +300,51 @@ func (w *weighing) silent(h *hypothesis, product string) bool {
 	return slices.Contains(h.cause.Silent, product)
 }
 
+// part is what an operator changes: "ua" of ua-browser and ua-drop.
+func part(operator string) string {
+	p, _, _ := strings.Cut(operator, "-")
+	return p
+}
+
+// fits says that a cause is possible for a request at all: credentials that are not there cannot be refused.
+func (w *weighing) fits(cause *Cause) bool {
+	x := w.c.Exchange()
+	if x == nil || x.Request == nil || cause.Layer != "auth" || strings.HasSuffix(cause.ID, "-missing") || strings.HasPrefix(cause.ID, "mtls-") || strings.HasPrefix(cause.ID, "session-") {
+		return true
+	}
+	u, err := x.Request.Parsed()
+	return err != nil || u.RawQuery != "" || u.User != nil || slices.ContainsFunc(x.Request.Header, func(f Field) bool {
+		return secretName(f.Name, false) || strings.Contains(f.Value, opening)
+	})
+}
+
+// inviting says that a clue makes its cause possible by itself. An experiment does when its change passed and
+// points to something: that another path passes, or that the refusal stays, fits half the catalogue.
+func (w *weighing) inviting(c Clue) bool {
+	if c.Source != FromExperiment {
+		return true
+	}
+	if i, ok := w.know.byID[c.Cause]; ok && !w.fits(&w.know.causes[i]) {
+		return false
+	}
+	if c.ID == "repeat" { // it tells of the refusal as a whole
+		return true
+	}
+	if slices.Contains(broad, c.ID) && c.ID != "wait" {
+		i, ok := w.know.byID[c.Cause] // asked for on purpose, the next hop says who refuses
+		return ok && c.ID == "direct-origin" && c.Weight >= Fair && len(w.know.causes[i].Expect) > 0 && w.know.causes[i].Expect[0].Operator == c.ID
+	}
+	known := false
+	for _, e := range w.experiments {
+		if e.Operator == c.ID && e.Skipped == "" {
+			if known = true; e.Shows == "passes" {
+				return true
+			}
+		}
+	}
+	return !known
+}
+
 // told says that a clue was made of an operator's result.
 func (w *weighing) told(operator string) bool {
 	return slices.ContainsFunc(w.clues, func(c Clue) bool { return c.Source == FromExperiment && c.ID == operator })
@@ -293,7 +374,7 @@ func (w *weighing) try(h *hypothesis, e Experiment) {
 	case e.Shows == "passes" && expected == "passes":
 		h.passed = max(h.passed, passOnce)
 	case e.Shows == "same" && expected == "passes":
-		h.failed = min(h.failed+sameAgainst, mostAgainst)
+		h.failed = min(h.failed+sameAgainst/float64(max(1, h.cause.Ways())), mostAgainst)
 	case e.Shows == "passes" && expected == "same":
 		h.failed = min(h.failed+sameAgainst/2, mostAgainst)
 	}
@@ -398,17 +479,31 @@ func (w *weighing) refines(h, o *hypothesis) bool {
 		return false
 	}
 	if w.know.ancestor(h.cause.ID, o.cause.ID) {
-		return h.own >= Hint && h.apart(o) >= Hint
+		return h.beside(o) >= Hint
 	}
 	return w.know.kind[o.cause.ID] == "mechanism" && w.know.kind[h.cause.ID] == "condition" && h.own >= Fair
 }
 
-// apart is the evidence for h beside experiments that tell the same of o.
-func (h *hypothesis) apart(o *hypothesis) float64 {
-	rest := hypothesis{clues: slices.DeleteFunc(slices.Clone(h.clues), func(c Clue) bool {
-		return c.Source == FromExperiment && slices.ContainsFunc(o.clues, func(m Clue) bool { return m.Source == c.Source && m.ID == c.ID && m.Weight >= c.Weight })
-	})}
-	return rest.evidence(false)
+// beside is the evidence that a hypothesis has and another has not: an experiment that tells as much of both, or that
+// was never held against the request without the change, does not make it the finer name.
+func (h *hypothesis) beside(o *hypothesis) float64 {
+	own := hypothesis{}
+	for _, c := range h.clues {
+		if c.Source == FromExperiment && (c.Weight < Strong || slices.ContainsFunc(o.clues, func(m Clue) bool { return m.Source == c.Source && m.ID == c.ID && m.Weight >= c.Weight })) {
+			continue
+		}
+		own.clues = append(own.clues, c)
+	}
+	return own.evidence(false)
+}
+
+// untold says that nothing but experiments speaks for a hypothesis, tried that not even a flip does.
+func (h *hypothesis) untold() bool {
+	return !slices.ContainsFunc(h.clues, func(c Clue) bool { return c.Source != FromExperiment && c.ID != SilentLog && c.ID != "log-silence" })
+}
+
+func (h *hypothesis) tried() bool {
+	return h.untold() && !slices.ContainsFunc(h.clues, func(c Clue) bool { return c.Weight >= Strong })
 }
 
 // evidence adds up clues. Those of one source tell much the same: the second counts half, the third a
@@ -468,8 +563,11 @@ var prefixes = map[string][]string{
 // strange is how unlikely a cause is at the product that refused.
 func (w *weighing) strange(h *hypothesis) float64 {
 	unlikely := 0.0
-	if h.invited && w.status != 0 && w.status != h.cause.Statuses[0] {
-		unlikely = Hint
+	if h.tried() {
+		unlikely = Fair
+	}
+	if (h.invited || h.tried()) && w.status != 0 && w.status != h.cause.Statuses[0] {
+		unlikely += Hint
 	}
 	if w.who.Product == "" || w.whoClue == nil {
 		// Nothing shows that product: what any server may do is likelier.
@@ -502,8 +600,8 @@ func (w *weighing) strange(h *hypothesis) float64 {
 			if h.cause.ID != "cdn-cached-refusal" && h.cause.ID != "hotlink-referer" {
 				return unlikely + Fair
 			}
-		case "auth":
-			if h.invited {
+		case "auth", "gateway":
+			if h.invited || h.untold() {
 				return unlikely + Fair
 			}
 		}
@@ -614,7 +712,9 @@ func (w *weighing) verdict() Verdict {
 			least = conflictShare
 		}
 		if top.share < least || positive <= Hint && !text {
-			v.Alternatives = append([]Alternative{w.alternative(top, nil)}, v.Alternatives...)
+			if top.score >= 0 || len(top.against) == 0 && top.failed == 0 {
+				v.Alternatives = append([]Alternative{w.alternative(top, nil)}, v.Alternatives...)
+			}
 			v.Alternatives = v.Alternatives[:min(len(v.Alternatives), 5)]
 			top = nil
 		}
@@ -669,17 +769,18 @@ func (w *weighing) verdict() Verdict {
 		v.Cause, v.Title, v.Fix = refuserOnly, k.Title, Fix{Owner: k.Fix.Owner, Steps: fillAll(k.Fix.Steps, nil), Risk: k.Fix.Risk}
 	}
 	v.Next = w.asks()
-	sent, skipped := 0, ""
-	for _, e := range w.experiments {
+	sent := 0
+	var skipped *Experiment
+	for i, e := range w.experiments {
 		if e.Skipped == "" && e.Status != 0 {
 			sent++
 		}
-		if skipped == "" && strings.Contains(e.Skipped, "--") {
-			skipped = e.Skipped
+		if skipped == nil && flagOf.MatchString(e.Skipped) {
+			skipped = &w.experiments[i]
 		}
 	}
-	if skipped != "" {
-		v.Next += " Or let more be tried: " + strings.TrimSuffix(skipped, ".") + "."
+	if skipped != nil {
+		v.Next += " " + offer(skipped)
 		if sent == 0 {
 			v.Outcome = Unsafe
 		}
@@ -687,6 +788,29 @@ func (w *weighing) verdict() Verdict {
 	v.Next = strings.TrimSpace(v.Next)
 	v.Sentence = w.sentence(&v, "")
 	return v
+}
+
+var flagOf = regexp.MustCompile(`--[a-z-]+`)
+
+// offer says which flag would let more be tried, and what it would send.
+func offer(e *Experiment) string {
+	target := e.URL
+	if u, err := url.Parse(e.URL); err == nil {
+		target = cmp.Or(u.EscapedPath(), "/")
+	}
+	what := e.Method + " " + target
+	if rest, ok := strings.CutPrefix(e.Skipped, "needs another"); ok { // something that only the user has
+		return excerpt("With another" + strings.TrimSuffix(rest, ".") + " more can be tried: " + what + ".")
+	}
+	flag, why, _ := strings.Cut(strings.TrimPrefix(e.Skipped, "needs "), ": ")
+	if !strings.HasPrefix(flag, "--") {
+		return excerpt("More can be tried: " + what + "; it " + strings.TrimSuffix(e.Skipped, ".") + ".")
+	}
+	text := fmt.Sprintf("With %s more can be tried: %s, changed: %s", flag, what, strings.TrimSuffix(e.Says, "."))
+	if why != "" {
+		text += " (" + strings.TrimSuffix(why, ".") + ")"
+	}
+	return excerpt(text + ".")
 }
 
 // general is the cause to name: when several refinements of one cause share what is known, the cause
@@ -796,7 +920,14 @@ func (w *weighing) evidence(top *hypothesis) []Clue {
 		}
 		return 3
 	}
-	list := slices.Clone(w.clues)
+	list := slices.DeleteFunc(slices.Clone(w.clues), func(c Clue) bool {
+		// What experiments say of causes that nothing else speaks for is noise.
+		h := w.by[c.Cause]
+		if c.Cause == "" || h != nil && h == top || h != nil && top != nil && slices.Contains(top.borrows, h) {
+			return false
+		}
+		return c.Source == FromExperiment && c.ID != "repeat" && (h == nil || h.share < 0.02) || top != nil && h != nil && c.Weight <= Hint && h.share < 0.05
+	})
 	if top != nil {
 		for _, c := range top.clues {
 			if c.Source == FromExperiment && !w.told(c.ID) {
@@ -815,6 +946,9 @@ func (w *weighing) alternatives(top *hypothesis) []Alternative {
 	for _, h := range w.list {
 		if h == top || slices.Contains(top.borrows, h) || h.share < 0.02 || len(list) == 5 {
 			continue
+		}
+		if h.score < 0 && (len(h.against) > 0 || h.failed > 0) {
+			continue // less likely than before anything was tried
 		}
 		list = append(list, w.alternative(h, top))
 	}
@@ -865,10 +999,16 @@ func shows(s string) string {
 	return "stays refused"
 }
 
+// readable are the servers whose configuration and logs are read with --on-server.
+var readable = []string{"nginx", "apache-httpd", "haproxy", "lighttpd", "caddy", "iis", "php-fpm"}
+
 // asks names the log, the person or the place that knows.
 func (w *weighing) asks() string {
 	if w.whoClue != nil && w.whoClue.Source == FromAnswer && w.whoClue.Cause == "" {
 		if look := fingerprintLook()[w.whoClue.ID]; look != "" {
+			if slices.Contains(readable, w.who.Product) && !slices.ContainsFunc(w.clues, func(c Clue) bool { return strength[c.Source] >= strength[FromFiles] && c.Source != FromExperiment }) {
+				look += " Run on the server, --on-server reads configuration, log and permissions."
+			}
 			return look
 		}
 	}
@@ -951,9 +1091,11 @@ func (w *weighing) fix(top *hypothesis, named map[string]string) Fix {
 // place is where the best clue for a cause stands.
 func place(top *hypothesis) string {
 	best, at := 0, ""
+	rank := map[Source]int{FromConfig: 9, FromFiles: 8} // what is to be changed, rather than the log that tells of it
 	for _, c := range append(slices.Clone(top.clues), borrowed(top)...) {
-		if c.At.File != "" && !c.Against && strength[c.Source] > best {
-			best, at = strength[c.Source], excerpt(c.At.File)
+		r := max(rank[c.Source], strength[c.Source])
+		if c.At.File != "" && !c.Against && r > best && (c.Weight >= Fair || c.Source != FromConfig) {
+			best, at = r, excerpt(c.At.File)
 			if c.At.Line > 0 {
 				at = fmt.Sprintf("%s:%d", at, c.At.Line)
 			}

@@ -38,6 +38,37 @@ func clue(source Source, cause string, weight float64) Clue {
 	return Clue{Source: source, ID: string(source) + "-" + cause, Cause: cause, Weight: weight, Says: "Something says " + cause + "."}
 }
 
+func experiment(op, cause string, weight float64) Clue {
+	return Clue{Source: FromExperiment, ID: op, Cause: cause, Weight: weight, Says: "With a change it shows."}
+}
+
+// A line of a log about a repetition of the request is no second piece of evidence.
+func TestEqualLines(t *testing.T) {
+	clues := MatchLog("nginx", noIndex)
+	clues = append(clues, MatchLog("nginx", strings.NewReplacer("10:11:12", "10:11:13", "*5", "*9").Replace(noIndex))...)
+	for i := range clues {
+		clues[i].Quote = fmt.Sprint("line ", i)
+	}
+	v := Conclude(caseOf(answer(403, nginx403)), clues, nil, 403)
+	if n := len(slices.DeleteFunc(slices.Clone(v.Evidence), func(c Clue) bool { return c.Source != FromLog })); n != 1 || v.Cause != "no-index-listing-off" {
+		t.Errorf("%d lines for %s", n, v.Cause)
+	}
+}
+
+// The next step names the flag and the request that it would send.
+func TestOffer(t *testing.T) {
+	e := Experiment{Operator: "path-nonexistent", Class: S2, Says: "a path that does not exist", Method: "POST", URL: "http://shop.test/a/whygate-probe-x?token=1", Skipped: "needs --probe: an unsafe method, built so that it cannot succeed"}
+	v := Conclude(caseOf(answer(403, nginx403)), Match(answer(403, nginx403)), []Experiment{e}, 403)
+	for _, want := range []string{"--probe", "POST /a/whygate-probe-x", "a path that does not exist", "--on-server"} {
+		if !strings.Contains(v.Next, want) {
+			t.Errorf("%q does not say %q", v.Next, want)
+		}
+	}
+	if strings.Contains(v.Next, "token") {
+		t.Errorf("%q", v.Next)
+	}
+}
+
 func TestConclude(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
@@ -153,6 +184,12 @@ func TestConclude(t *testing.T) {
 			outcome: Likely, cause: "envoy-rbac-denied", product: "envoy", grade: "C", least: 0.8},
 		{name: "a cause that nobody knows is no cause", answer: answer(403, "no"), clues: []Clue{clue(FromLog, "of-no-catalogue", Certain)},
 			outcome: Unknown},
+		{name: "that the refusal stays makes nothing possible", answer: answer(403, nginx403), clues: []Clue{experiment("path-nonexistent", "wrong-path", Fair), experiment("wait", "quota-exceeded", Hint)},
+			experiments: []Experiment{same("path-nonexistent"), same("wait")}, outcome: Unknown, cause: "refuser-only", product: "nginx"},
+		{name: "another way to change what is the cause is not odd", answer: answer(403, apache403, "Server", "Apache/2.4.71"),
+			experiments: []Experiment{flip("ua-browser"), flip("ua-drop"), flip("method-options")}, outcome: Proved, cause: "user-agent-blocked", product: "apache-httpd", grade: "B", least: 0.75},
+		{name: "what the parent expects too makes nothing finer", answer: answer(403, apache403), logs: []string{"apache-httpd", modsec}, clues: []Clue{experiment("body-benign", "waf-crs-anomaly", Certain), experiment("body-benign", "waf-args-limit", Strong)},
+			outcome: Proved, cause: "waf-crs-anomaly", product: "modsecurity", grade: "A", least: 0.9},
 		{name: "nothing at all", outcome: Unknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -244,17 +244,17 @@ func (r *reading) tokenTimes(t webToken, weight float64) {
 		expired := fmt.Sprintf("The token in %s expired at %s, %s before %s.", t.where, clockTime(exp), spanOf(late), clock)
 		switch {
 		case late > 5*time.Minute:
-			say("jwt-expired", weight, expired, "expired", clockTime(exp))
+			say("jwt-expired", weight, expired, "exp", clockTime(exp))
 		case late >= 0 && r.dated && local.Before(exp.Add(-10*time.Second)):
 			say("jwt-clock-skew", weight, fmt.Sprintf("By the client's clock the token in %s was still valid, by %s it had expired %s before.", t.where, clock, spanOf(late)), "expired", clockTime(exp))
-			say("jwt-expired", min(weight, Fair), expired, "expired", clockTime(exp))
+			say("jwt-expired", min(weight, Fair), expired, "exp", clockTime(exp))
 		case late > time.Minute:
-			say("jwt-expired", min(weight, 2.5), expired, "expired", clockTime(exp))
+			say("jwt-expired", min(weight, 2.5), expired, "exp", clockTime(exp))
 			say("jwt-clock-skew", min(weight, Fair), expired+" A clock that is off would explain that too.")
 		case late >= 0:
 			// Seconds: the catalogue counts this as a matter of clocks and leeway.
 			say("jwt-clock-skew", min(weight, 2.5), expired+" Seconds are what a leeway or a clock in step would cover.")
-			say("jwt-expired", min(weight, 2.2), expired, "expired", clockTime(exp))
+			say("jwt-expired", min(weight, 2.2), expired, "exp", clockTime(exp))
 		case t.main && r.in(401) && late < -5*time.Minute:
 			r.speakAgainst(FromRequest, "jwt-expired", Fair, fmt.Sprintf("The token in %s is valid until %s.", t.where, clockTime(exp)))
 		}

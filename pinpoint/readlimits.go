@@ -332,10 +332,16 @@ func (r *reading) bodySize(server string) {
 	case strings.Contains(server, "nginx") && size > 1<<20:
 		r.say(FromRequest, "body-too-large", 4.5, is+"; nginx allows 1 MiB (client_max_body_size).", append(names, "limit", "1m", "directive", "client_max_body_size")...)
 		return
-	case strings.Contains(server, "apache") && !files && size > 131072 && size <= 1<<30:
-		r.say(FromRequest, "waf-body-limit", Fair, is+"; ModSecurity allows 131072 without files (SecRequestBodyNoFilesLimit).", append(names, "limit", "131072", "directive", "SecRequestBodyNoFilesLimit")...)
-	case strings.Contains(server, "apache") && files && size > 13107200:
-		r.say(FromRequest, "waf-body-limit", Fair, is+"; ModSecurity allows 13107200 with files (SecRequestBodyLimit).", append(names, "limit", "13107200", "directive", "SecRequestBodyLimit")...)
+	case strings.Contains(server, "apache") && size <= 1<<30 && (!files && size > 131072 || files && size > 13107200):
+		// LimitRequestBody is 1 GiB since httpd 2.4.54 and was unlimited before; modsecurity.conf-recommended has its own limits.
+		limit, directive := "131072", "SecRequestBodyNoFilesLimit"
+		if files {
+			limit, directive = "13107200", "SecRequestBodyLimit"
+		}
+		r.say(FromRequest, "waf-body-limit", 2.7, fmt.Sprintf("%s; ModSecurity allows %s of this kind (%s).", is, limit, directive), append(names, "limit", limit, "directive", directive)...)
+		r.speakAgainst(FromRequest, "body-too-large", Fair, "Apache httpd itself takes 1 GiB, unless LimitRequestBody says otherwise.")
+		r.say(FromAnswer, "body-too-large", Fair, "413 says that the content is too large (RFC 9110 §15.5.14). "+is+".", names...)
+		return
 	case size > 0 && size < 8<<10 && !r.req.Header.Has("Expect"):
 		r.speakAgainst(FromRequest, "body-too-large", Hint, is+"; few servers refuse so little.")
 		return

@@ -15,7 +15,7 @@ import (
 var without = []string{"answer.not-transformed", "basic.busy", "cache.only-if-cached", "client.gone", "counter.unavailable", "gateway.panic", "introspection.malformed",
 	"introspection.unavailable", "jwt.keys-unavailable", "mock.no-such-answer"}
 
-var withoutGroups = []string{"rate-limit.cost", "request.", "rule.", "subscription.", "transform.", "upstream.", "test."}
+var withoutGroups = []string{"call.", "rate-limit.cost", "request.", "rule.", "subscription.", "transform.", "upstream.", "test."}
 
 // TestReasonsHaveCauses walks every reason that the gateway can give: reading its answer names a cause.
 func TestReasonsHaveCauses(t *testing.T) {

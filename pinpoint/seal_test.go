@@ -262,3 +262,13 @@ func TestSealKeepsPages(t *testing.T) {
 		t.Errorf("a token is shown: %s", got)
 	}
 }
+
+// A page without secrets stays as it is: its title is what a refusal is known by.
+func TestSealLeavesPages(t *testing.T) {
+	page := "<html>\r\n<head><title>403 Forbidden</title></head>\r\n<body>\r\n<center><h1>403 Forbidden</h1></center>\r\n<hr><center>nginx/1.22.1</center>\r\n</body>\r\n</html>\r\n"
+	c := &pinpoint.Case{Exchanges: []pinpoint.Exchange{{Request: &pinpoint.Request{Method: "GET", URL: "http://shop.test/img/"}, Answer: &pinpoint.Answer{Status: 403, Header: pinpoint.Header{{Name: "Content-Type", Value: "text/html"}}, Body: []byte(page)}}}}
+	pinpoint.Seal(c)
+	if got := string(c.Exchanges[0].Answer.Body); got != page {
+		t.Errorf("the page became %q", got)
+	}
+}

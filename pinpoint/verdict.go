@@ -25,6 +25,21 @@ type Cause struct {
 	Silent []string `json:"silent,omitempty"`
 }
 
+// Ways is how many operators may make the request pass if the cause holds, of which one does: a rule looks at one thing
+// of the request, and which one the catalogue does not know. It is 1 where the catalogue names up to three: those are known.
+func (c *Cause) Ways() int {
+	n := 0
+	for _, e := range c.Expect {
+		if e.Shows == "passes" {
+			n++
+		}
+	}
+	if n <= 3 {
+		return 1
+	}
+	return n
+}
+
 // Expect is what an operator shows if a cause holds.
 type Expect struct {
 	Operator string `json:"operator"`

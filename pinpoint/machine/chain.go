@@ -360,7 +360,8 @@ func (w *walker) hop(a pinpoint.Arrival, n, depth int) {
 		w.gap("configuration", "The configuration of %s (pid %d) could not be read: %s", name, h.Process.PID, mask(reasonOf(err)))
 	case d == nil:
 		w.say(n, "%s decides by its own program; its logs would tell more", name)
-		if n > 1 || h.Product != "" {
+		w.application(&h)
+		if read := slices.ContainsFunc(h.Logs, func(l Log) bool { return l.State == "lines" }); !read && (n > 1 || h.Product != "") {
 			w.gap("application", "No configuration of %s is read. Its log at the time of the request is the next place to look.", name)
 		}
 	}

@@ -268,6 +268,10 @@ func TestMask(t *testing.T) {
 	if got := mask(plain); got != plain {
 		t.Errorf("%s", got)
 	}
+	plain = `[Tue Feb 03 10:11:12.123456 2026] [authz_core:error] [pid 1:tid 2] [client 192.0.2.7:1] AH01630: client denied by server configuration: /srv/www/a.html`
+	if got := mask(plain); got != plain {
+		t.Errorf("%s", got)
+	}
 }
 
 func TestJournal(t *testing.T) {

@@ -11,11 +11,13 @@ import (
 var (
 	maskHeader = regexp.MustCompile(`(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-[a-z-]*(?:key|token|secret|auth|session)[a-z-]*)(["']?\s*[:=]\s*["']?)[^"'\]\r\n]+`)
 	maskPair   = regexp.MustCompile(`(?i)([?&;,{\s"'][\w.%\[\]-]*(?:token|key|secret|passw|pwd|session|signature|assertion|credential|code|auth|\bsid|\bsig|\bjwt)[\w.%\[\]-]*["']?(?:=|:\s*)["']?)[^&;,\s"'}\]]+`)
-	maskJWT    = regexp.MustCompile(`\beyJ[\w-]{6,}\.[\w-]*\.?[\w-]*`)
-	maskUser   = regexp.MustCompile(`(://[^/\s:@"]{1,128}:)[^@/\s"]+@`)
-	maskBearer = regexp.MustCompile(`(?i)\b(bearer|basic|digest|negotiate)(\s+)[\w.~+/=-]{8,}`)
-	maskWithin = regexp.MustCompile(`(found within [A-Z_]+(?::[^:\]"]{1,64})?: )([^\]"]{12})[^\]"]+`)
-	maskData   = regexp.MustCompile(`(Matched Data: )([^\]"]{12})[^\]"]*?( found within)`)
+	// Apache httpd writes the module and the level of a line so: [authz_core:error].
+	moduleLevel = regexp.MustCompile(`^\s?\[[a-z0-9_]+:(?:emerg|alert|crit|error|warn|notice|info|debug|trace[1-8])$`)
+	maskJWT     = regexp.MustCompile(`\beyJ[\w-]{6,}\.[\w-]*\.?[\w-]*`)
+	maskUser    = regexp.MustCompile(`(://[^/\s:@"]{1,128}:)[^@/\s"]+@`)
+	maskBearer  = regexp.MustCompile(`(?i)\b(bearer|basic|digest|negotiate)(\s+)[\w.~+/=-]{8,}`)
+	maskWithin  = regexp.MustCompile(`(found within [A-Z_]+(?::[^:\]"]{1,64})?: )([^\]"]{12})[^\]"]+`)
+	maskData    = regexp.MustCompile(`(Matched Data: )([^\]"]{12})[^\]"]*?( found within)`)
 )
 
 const hidden = "‹hidden›"
@@ -31,7 +33,12 @@ func mask(line string) string {
 	line = maskData.ReplaceAllString(line, "${1}${2}…$3")
 	line = maskWithin.ReplaceAllString(line, "${1}${2}…")
 	line = maskHeader.ReplaceAllString(line, "${1}${2}"+hidden)
-	line = maskPair.ReplaceAllString(line, "${1}"+hidden)
+	line = maskPair.ReplaceAllStringFunc(line, func(m string) string {
+		if moduleLevel.MatchString(m) {
+			return m
+		}
+		return maskPair.ReplaceAllString(m, "${1}"+hidden)
+	})
 	line = strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || r != '\t' && !unicode.IsPrint(r) {
 			return '·'

@@ -425,7 +425,9 @@ func TestSystem(t *testing.T) {
 		t.Errorf("user %q", d.User)
 	}
 	filepath.WalkDir("/etc/nginx", func(name string, e os.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() && !strings.HasSuffix(name, ".so") {
+		// Modules put files of their own there.
+		own := name == "/etc/nginx/nginx.conf" || strings.Contains(name, "/sites-") || strings.Contains(name, "/conf.d/") || strings.Contains(name, "/snippets/") || strings.HasSuffix(name, "_params")
+		if err == nil && e.Type().IsRegular() && own {
 			r := &reader{files: disk{}, base: "/etc/nginx"}
 			if r.file(name, 0); len(r.problems) > 0 {
 				t.Errorf("%s: %v", name, r.problems)

@@ -17,6 +17,7 @@ type hypothesis struct {
 	cause *pinpoint.Cause
 	log   float64
 	clued bool // some clue speaks for it
+	read  bool // the server's own log, configuration or files say so
 	off   bool // it never shows with this status
 }
 
@@ -40,6 +41,7 @@ func hypotheses(causes []*pinpoint.Cause, clues []pinpoint.Clue, status int) (al
 			case clue.Cause == c.ID:
 				h.log += clue.Weight
 				h.clued = h.clued || clue.Weight > 0
+				h.read = h.read || clue.Weight >= pinpoint.Strong && (clue.Source == pinpoint.FromLog || clue.Source == pinpoint.FromConfig || clue.Source == pinpoint.FromFiles)
 			}
 		}
 		h.log = min(max(h.log, -maxWeight), maxWeight)
@@ -212,7 +214,7 @@ func (x *run) candidates() (all []candidate) {
 		all = append(all, k)
 	}
 	for _, op := range Operators {
-		if op.Name == "wait" && (!x.safe || x.budget.maxWait <= 0) {
+		if op.Name == "wait" && (!x.safe || x.budget.maxWait <= 0 || !x.timed()) {
 			continue
 		}
 		add(op, x.asked, false)
@@ -222,6 +224,11 @@ func (x *run) candidates() (all []candidate) {
 	}
 	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(b.score, a.score) })
 	return all
+}
+
+// timed says that something speaks for a cause that goes away by waiting; else a pause is time lost.
+func (x *run) timed() bool {
+	return x.ref != nil && (x.ref.Status == 429 || x.ref.Status == 503) || slices.ContainsFunc(x.hyps, func(h *hypothesis) bool { return h.clued && h.passes(operator("wait")) })
 }
 
 // done says that an operator would repeat what is known.
@@ -262,10 +269,15 @@ var lacking = []struct {
 	operator, needs string
 	has             func(x *run) bool
 }{
-	{"auth-swap", "needs another identity that is yours to use (--swap)", func(x *run) bool { return len(x.c.Swap) > 0 }},
+	{"auth-swap", "needs another identity that is yours to use (--swap)", func(x *run) bool { return len(x.c.Swap) > 0 || !x.personal() }},
 	{"from-elsewhere", "needs another own address to send from (--from)", func(x *run) bool { return x.o.From != "" }},
 	{"direct-origin", "needs the address of the next hop (--origin)", func(x *run) bool { return x.o.Origin != "" }},
-	{"wait", "needs time: --wait lets it pause for up to a minute", func(x *run) bool { return x.o.MaxWait > 0 || !x.safe }},
+	{"wait", "needs time: --wait lets it pause for up to a minute", func(x *run) bool { return x.o.MaxWait > 0 || !x.safe || !x.timed() }},
+}
+
+// personal says that the refusal may depend on who asks: there is a credential, or something speaks of one.
+func (x *run) personal() bool {
+	return carriesSecrets(x.asked) || x.ref != nil && x.ref.Status == 401 || slices.ContainsFunc(x.hyps, func(h *hypothesis) bool { return h.clued && h.passes(operator("auth-swap")) })
 }
 
 // wanting are experiments that would tell much and lack something that only the user has.
@@ -359,8 +371,25 @@ func (x *run) next() (candidate, bool) {
 	return candidate{}, false
 }
 
+// decided says that the server itself named the cause, and that nothing else comes near what it named.
+func (x *run) decided() bool {
+	read, other := math.Inf(-1), math.Inf(-1)
+	for _, h := range x.hyps {
+		switch {
+		case h.read:
+			read = max(read, h.log)
+		case !h.off && h.clued:
+			other = max(other, h.log)
+		}
+	}
+	return read > 0 && read-other > 2
+}
+
 // clear says that one cause stands clear of the others, and that an experiment proved it.
 func (x *run) clear() bool {
+	if x.decided() {
+		return true
+	}
 	first, second := math.Inf(-1), math.Inf(-1)
 	var top *hypothesis
 	for _, h := range x.hyps {
@@ -746,7 +775,7 @@ func (x *run) weigh(h *hypothesis, s shown, f *flip, smallest int, busted bool) 
 		c.Weight = pinpoint.Fair
 		c.Says = "With " + s.says + " another answer comes, as this cause has it."
 	case s.shows == "same" && expected["passes"]:
-		c.Against, c.Weight = true, 2
+		c.Against, c.Weight = true, 2/float64(h.cause.Ways())
 		c.Says = "With " + s.says + " the refusal stays; it would be gone if this were the cause."
 		if s.op.Name == "wait" || h.cause.Layer == "waf" { // others wait longer; what a rule dislikes may stand elsewhere
 			c.Weight = pinpoint.Hint
@@ -755,6 +784,9 @@ func (x *run) weigh(h *hypothesis, s shown, f *flip, smallest int, busted bool) 
 		return f.sure && h.passes(f.op) && slices.Equal(f.op.Changes, s.op.Changes)
 	}):
 		return c, false // another way to change the same thing, which is the cause
+	case s.shows == "other" && expected["passes"] && !s.op.Moves && !s.op.far() && !slices.Contains(s.op.Changes, "credentials"):
+		c.Weight = pinpoint.Fair
+		c.Says = "With " + s.says + " another refusal comes: this one is gone, and a later one shows."
 	default:
 		c.Against, c.Weight = true, pinpoint.Hint
 		if s.op.Name == "path-nonexistent" && !x.safe { // what judges the content comes before the routes

@@ -346,7 +346,7 @@ func (x *run) try(ctx context.Context, op *Operator, v variant, class pinpoint.C
 	e.Took, e.Status = time.Since(began), a.Status
 	shows = x.judge(v.request, a, decoy)
 	e.Shows = shows
-	x.budget.took(a, shows == "same" || x.ref == nil)
+	x.budget.took(a, shows == "same" || x.ref == nil && a.Refused())
 	x.sinceA++
 	if class == pinpoint.S2 && !safe(x.o, r) && a.Status/100 == 2 {
 		x.budget.accepted = true

@@ -743,3 +743,65 @@ func TestTerminalEscapesStayOut(t *testing.T) {
 		t.Errorf("%v %+v", err, res.Experiments)
 	}
 }
+
+// What the server says itself ends the experiments: nothing but the request is sent.
+func TestReadingEndsExperiments(t *testing.T) {
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) { forbid(w) })
+	c := &pinpoint.Case{Exchanges: []pinpoint.Exchange{{Request: &pinpoint.Request{Method: "GET", URL: srv.URL + "/a"}, Answer: recorded()}}}
+	for _, tt := range []struct {
+		source pinpoint.Source
+		weight float64
+		most   int
+	}{{pinpoint.FromConfig, pinpoint.Certain, 2}, {pinpoint.FromLog, pinpoint.Certain, 2}, {pinpoint.FromAnswer, pinpoint.Certain, 24}, {pinpoint.FromConfig, pinpoint.Fair, 24}} {
+		clues := []pinpoint.Clue{{Source: tt.source, Cause: "ip-denied", Weight: tt.weight}}
+		res, err := Run(context.Background(), c, clues, causes, Options{Send: SenderOptions{Pace: -1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Sent > tt.most || tt.most > 2 && res.Sent <= 2 {
+			t.Errorf("%s of %.1f: %d requests", tt.source, tt.weight, res.Sent)
+		}
+	}
+}
+
+// A pause is made only where something speaks for a rate, and asked for only there.
+func TestWaitsForRatesOnly(t *testing.T) {
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) { forbid(w) })
+	c := &pinpoint.Case{Exchanges: []pinpoint.Exchange{{Request: &pinpoint.Request{Method: "GET", URL: srv.URL + "/a"}, Answer: recorded()}}}
+	rate := []pinpoint.Clue{{Source: pinpoint.FromAnswer, Cause: "rate-limit-as-403", Weight: pinpoint.Fair}}
+	has := func(list []pinpoint.Experiment, name string) bool {
+		return slices.ContainsFunc(list, func(e pinpoint.Experiment) bool { return e.Operator == name })
+	}
+	for _, wait := range []time.Duration{0, time.Second} {
+		if has(Plan(c, nil, causes, Options{MaxWait: wait}), "wait") {
+			t.Errorf("a pause of %s for nothing", wait)
+		}
+		if !has(Plan(c, rate, causes, Options{MaxWait: wait}), "wait") {
+			t.Errorf("no pause of %s for a rate", wait)
+		}
+	}
+	if has(Plan(c, nil, causes, Options{}), "auth-swap") {
+		t.Error("another identity for a request without one")
+	}
+}
+
+// Answers that are no refusals are no strikes, whatever was expected.
+func TestPassingIsNoStrike(t *testing.T) {
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "fine") })
+	c := &pinpoint.Case{Exchanges: []pinpoint.Exchange{{Request: &pinpoint.Request{Method: "GET", URL: srv.URL + "/a"}}}}
+	res := diagnose(t, srv, c, Options{})
+	if res.Strikes != 0 || res.Sent == 0 || res.Baseline != NotReproduced {
+		t.Errorf("%d strikes of %d requests, %s", res.Strikes, res.Sent, res.Baseline)
+	}
+}
+
+// A rule looks at one of several things: that one of them changes nothing says little against it.
+func TestSeveralWays(t *testing.T) {
+	x := &run{asked: &pinpoint.Request{Method: "GET"}}
+	s := shown{op: operator("ua-browser"), shows: "same", says: "a change"}
+	one, _ := x.weigh(&hypothesis{cause: cause("a", 403, "ua-browser passes")}, s, nil, 9, false)
+	four, _ := x.weigh(&hypothesis{cause: cause("a", 403, "ua-browser passes", "host-noport passes", "path-sibling passes", "method-get passes")}, s, nil, 9, false)
+	if !one.Against || !four.Against || four.Weight >= one.Weight {
+		t.Errorf("%+v, %+v", one, four)
+	}
+}
