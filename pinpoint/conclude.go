@@ -287,15 +287,6 @@ func (w *weighing) suppose() {
 	}
 }
 
-// field is what an operator changes, by its name: "ua-drop" and "ua-browser" change the same; of others the name is all.
-func field(operator string) string {
-	name, _, _ := strings.Cut(operator, "-")
-	if slices.Contains([]string{"ua", "referer", "origin", "cookie", "host", "ctype"}, name) {
-		return name
-	}
-	return operator
-}
-
 func (w *weighing) silent(h *hypothesis, product string) bool {
 	return slices.Contains(h.cause.Silent, product)
 }
