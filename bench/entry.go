@@ -27,6 +27,8 @@ type entry struct {
 	keyed bool
 	// policy is the row of the case policies that it runs with; nil elsewhere.
 	policy *policyRow
+	// label names its command in the report; "" is the name.
+	label string
 }
 
 const (
@@ -90,6 +92,8 @@ type site struct {
 	Body   string
 	// Policies are those of a row of the case policies, each an entry of YAML.
 	Policies []string
+	Module   string // of nginx, in the case waf
+	Rules    string // folder of the rule set, in the case waf
 	key
 	callers
 }

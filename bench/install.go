@@ -19,7 +19,7 @@ import (
 )
 
 // packages are the Debian packages of the programs used.
-var packages = map[string]string{"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk"}
+var packages = map[string]string{"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", modsecurity: "libnginx-mod-http-modsecurity"}
 
 // findPrograms finds what a run needs, installs what is missing if it may, and
 // says what it does. The Whygate binary is absent from the result when there is none.
@@ -31,6 +31,9 @@ func findPrograms(ctx context.Context, set settings) (map[string]string, error) 
 	}
 	if wanted["haproxy"] {
 		needed = append(needed, "haproxy")
+	}
+	if slices.Contains(set.Cases, caseWAF) {
+		needed = append(needed, modsecurity)
 	}
 	found := map[string]string{}
 	var missing []string
@@ -64,8 +67,14 @@ func findPrograms(ctx context.Context, set settings) (map[string]string, error) 
 }
 
 // lookFor looks in PATH and where Debian keeps servers, which is not in the PATH
-// of everybody.
+// of everybody. A path it takes as it is.
 func lookFor(name string) string {
+	if filepath.IsAbs(name) { // a module, which is not executable
+		if info, err := os.Stat(name); err != nil || !info.Mode().IsRegular() {
+			return ""
+		}
+		return name
+	}
 	if path, err := exec.LookPath(name); err == nil {
 		if path, err = filepath.Abs(path); err == nil {
 			return path

@@ -32,7 +32,7 @@ type settings struct {
 	Entries     []string      `json:"entries"`
 	Rounds      int           `json:"rounds"`
 	Duration    time.Duration `json:"durationNs"`
-	PolicyTime  time.Duration `json:"policyDurationNs"` // of the case policies
+	PolicyTime  time.Duration `json:"policyDurationNs"` // of the cases policies and waf
 	Warmup      time.Duration `json:"warmupNs"`
 	Connections int           `json:"connections"`
 	Idle        int           `json:"idle"`
@@ -97,7 +97,7 @@ func parse(args []string) (settings, error) {
 	f.StringVar(&cases, "cases", strings.Join(caseNames, ","), "what to measure, a comma-separated `list`")
 	f.StringVar(&entries, "entries", strings.Join(entryNames(), ","), "what to compare, a comma-separated `list`; ratios need nginx")
 	f.IntVar(&set.Rounds, "rounds", 3, "how often each case is measured")
-	f.DurationVar(&set.Duration, "duration", 5*time.Second, "how long each measurement takes; the case policies, which has many, takes 2s unless this is set")
+	f.DurationVar(&set.Duration, "duration", 5*time.Second, "how long each measurement takes; the cases policies and waf, which have many, take 2s unless this is set")
 	f.DurationVar(&set.Warmup, "warmup", time.Second, "load before each measurement that is not counted")
 	f.IntVar(&set.Connections, "connections", 64, "keep-alive connections of the cases small and rate")
 	f.IntVar(&set.Idle, "idle", 10000, "connections of the case idle")

@@ -31,11 +31,12 @@ const (
 	caseLarge    = "large"    // 1 MiB bodies, both ways
 	caseIdle     = "idle"     // memory of idle connections
 	casePolicies = "policies" // small calls through Whygate with one policy each
+	caseWAF      = "waf"      // calls through the Core Rule Set, in nginx and in Whygate
 	largeAnswer  = "large-answer"
 	largeRequest = "large-request"
 )
 
-var caseNames = []string{caseSmall, caseRate, caseLarge, caseIdle, casePolicies}
+var caseNames = []string{caseSmall, caseRate, caseLarge, caseIdle, casePolicies, caseWAF}
 
 const (
 	largeSize        = 1 << 20
@@ -70,7 +71,7 @@ func newHarness(ctx context.Context, set settings, programs map[string]string, d
 		return nil, fmt.Errorf("adopting orphans: %w", err)
 	}
 	h := &harness{set: set, programs: programs, self: self, dir: dir, key: newKey(), launch: newLauncher()}
-	if slices.Contains(set.Cases, casePolicies) {
+	if slices.Contains(set.Cases, casePolicies) || slices.Contains(set.Cases, caseWAF) {
 		if h.callers, err = newCallers(dir, time.Now()); err != nil {
 			return nil, err
 		}
@@ -137,7 +138,7 @@ func (h *harness) start(ctx context.Context, e entry, dir string, cpu, connectio
 func (e entry) outputName() string { return cmp.Or(e.name, e.title) + ".out" }
 
 func (h *harness) tryStart(ctx context.Context, e entry, dir string, cpu, connections int, origin string) (*process, site, error) {
-	s := site{Dir: dir, Origin: origin, User: nginxUser(), Slots: connections + 1024, Body: body, key: h.key, callers: h.callers}
+	s := site{Dir: dir, Origin: origin, User: nginxUser(), Slots: connections + 1024, Body: body, Module: modsecurity, Rules: filepath.Join(h.dir, "crs"), key: h.key, callers: h.callers}
 	if e.policy != nil {
 		s.Policies = e.policy.policies
 	}
@@ -164,8 +165,8 @@ func (h *harness) tryStart(ctx context.Context, e entry, dir string, cpu, connec
 	}
 	defer out.Close()
 	argv := append([]string{program}, e.command(s)...)
-	if e.policy == nil {
-		h.note(cmp.Or(e.name, e.title), argv)
+	if e.policy == nil || e.label != "" {
+		h.note(cmp.Or(e.label, e.name, e.title), argv)
 	} else {
 		h.note(casePolicies, argv) // one line for all rows
 	}
@@ -269,6 +270,8 @@ func (h *harness) measure(ctx context.Context) (*results, error) {
 			err = h.rounds(ctx, r, caseIdle, h.idle())
 		case casePolicies:
 			err = h.policies(ctx, r)
+		case caseWAF:
+			err = h.waf(ctx, r)
 		}
 		if err != nil {
 			return nil, err
@@ -405,7 +408,8 @@ type load struct {
 	origin      string // address that the calls end at
 	path        string
 	headers     []string // besides the key
-	script      string   // template in testdata/; "" for GET
+	script      string   // template in testdata/, in a folder or not; "" for GET
+	content     string   // that the script sends; "" is order
 	bytes       int64    // of a large body, in each call
 	connections int
 	duration    time.Duration
@@ -432,7 +436,7 @@ func (h *harness) closedLoop(l load) measurement {
 	return measurement{l.origin, l.connections, func(ctx context.Context, t target, s *sample) error {
 		if l.script != "" {
 			script := filepath.Join(h.dir, l.script)
-			if err := render(site{Config: script, Body: order}); err != nil && !errors.Is(err, fs.ErrExist) {
+			if err := render(site{Config: script, Body: cmp.Or(l.content, order)}); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 		}
@@ -477,6 +481,9 @@ func (h *harness) closedLoop(l load) measurement {
 		s.Seconds = r.took.Seconds()
 		s.Calls = r.calls
 		s.P50, s.P99 = micros(r.p50), micros(r.p99)
+		if r.calls == 0 {
+			return errors.New("no call was answered")
+		}
 		if r.errors != "" {
 			return errors.New(r.errors)
 		}

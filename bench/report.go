@@ -98,6 +98,11 @@ func report(w io.Writer, r *results) {
 		noteDisturbed(w, samples)
 		fmt.Fprintln(w, "“added” is the median of the differences to the row compared with, taken round by round, with the least and the most.")
 	}
+	if samples := of(r.Samples, caseWAF); len(samples) > 0 {
+		fmt.Fprintf(w, "\nThe Core Rule Set at paranoia 1, closed loop: nginx with ModSecurity and Whygate with the policy waf, %d connections, %v after %v of warm-up\n", wafConnections, set.PolicyTime, set.Warmup)
+		printTable(w, wafTable(samples))
+		noteDisturbed(w, samples)
+	}
 	fmt.Fprintln(w, "\nMedians of the valid rounds (least–most). “× nginx” is the median of the ratios to nginx proxy_pass, taken round by round.")
 	invalid := slices.DeleteFunc(slices.Clone(r.Samples), func(s sample) bool { return s.Invalid == "" })
 	for _, s := range invalid {

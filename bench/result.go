@@ -174,6 +174,10 @@ func goals(samples []sample, set settings) []goal {
 	for _, g := range policyGoals {
 		list = append(list, aim(fmt.Sprintf("policy %s adds ≤ %.2f µs of CPU to a call", g.row, g.limit), g.limit, added(of(samples, casePolicies), g.row)))
 	}
+	for i := range wafRows {
+		row := &wafRows[i]
+		list = append(list, aim(row.name+": Whygate ≤ 1.00 × nginx with ModSecurity in CPU per call", 1, wafRatios(of(samples, caseWAF), row)))
+	}
 	return list
 }
 

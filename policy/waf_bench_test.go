@@ -29,6 +29,23 @@ func jsonOrder(size int) string {
 	return b.String()
 }
 
+// jsonNotes is a JSON body of about so many bytes, with prose that does not repeat itself.
+func jsonNotes(size int) string {
+	words := strings.Fields("the teapot that we ordered in May came with a chip on its lid, so please send another one; we would like to keep the cups, which are fine. Could you tell us when it is likely to arrive? Ann, from the bistro in Paris (not the one in Lyon)")
+	var b strings.Builder
+	b.WriteString(`{"customer":"bistro"`)
+	for i := 0; b.Len() < size; i++ {
+		fmt.Fprintf(&b, `,"note%d":"`, i)
+		for k := range 60 {
+			b.WriteString(words[(i*7+k*(i%5+1))%len(words)])
+			b.WriteByte(' ')
+		}
+		b.WriteString(`"`)
+	}
+	b.WriteString(`}`)
+	return b.String()
+}
+
 func BenchmarkWAF(b *testing.B) {
 	t := newTestbed(&testing.T{})
 	check := t.waf("{}")
@@ -37,6 +54,7 @@ func BenchmarkWAF(b *testing.B) {
 		{"get", "GET /orders?status=open&page=2", ""},
 		{"json-150", "POST /orders", jsonOrder(150)},
 		{"json-9k", "POST /orders", jsonOrder(9 << 10)},
+		{"json-9k-prose", "POST /orders", jsonNotes(9 << 10)},
 	} {
 		head := append([]string{c.line}, browser...)
 		if c.body != "" {

@@ -20,6 +20,7 @@ import (
 type wafEngine struct {
 	waf   coraza.WAF
 	rules map[int]*wafRule
+	skip  *skipIndex
 	// line of the directives at which compiling failed, and why.
 	line int
 	err  error
@@ -176,6 +177,7 @@ type rulesFS struct {
 	fs.FS
 	list []directive
 	line int // of the directive that was read last
+	skip *skipIndex
 }
 
 const directiveFile = "whygate-directive-"
@@ -189,15 +191,23 @@ func (r *rulesFS) ReadFile(name string) ([]byte, error) {
 			return []byte(r.list[i].text), nil
 		}
 	}
-	return fs.ReadFile(r.FS, name)
+	data, err := fs.ReadFile(r.FS, name)
+	if err == nil && strings.HasSuffix(name, ".conf") {
+		data = withRxOperator(data)
+	}
+	return data, err
 }
 
 // newWAFEngine compiles the rule set with directives of the user. Those that define something come before
 // the rule set, so that they can prepare what it does; those that change rules come behind it.
 func newWAFEngine(list []directive) *wafEngine {
-	e := &wafEngine{rules: map[int]*wafRule{}}
-	files := &rulesFS{FS: coreruleset.FS, list: list}
-	config := coraza.NewWAFConfig().WithRootFS(files).WithDirectives(wafBase).WithDirectivesFromFile("@crs-setup.conf.example")
+	e := &wafEngine{rules: map[int]*wafRule{}, skip: newSkipIndex()}
+	files := &rulesFS{FS: coreruleset.FS, list: list, skip: e.skip}
+	base := wafBase
+	if skipsWith(list) {
+		base = wafSkipRules + wafBase
+	}
+	config := coraza.NewWAFConfig().WithRootFS(files).WithDirectives(base).WithDirectivesFromFile("@crs-setup.conf.example")
 	add := func(updates bool) {
 		for i := range list {
 			if list[i].updates() == updates {
@@ -216,6 +226,7 @@ func newWAFEngine(list []directive) *wafEngine {
 	for i := range list {
 		e.grow(&list[i])
 	}
+	e.skip.build(func(id int) bool { return !e.rules[id].grown })
 	tx := e.waf.NewTransaction()
 	defer tx.Close()
 	if _, ok := tx.(wafTransaction); !ok {
@@ -242,6 +253,7 @@ func (e *wafEngine) observe(m types.RuleMetadata) {
 	r := &wafRule{id: m.ID(), tags: slices.Clone(m.Tags()), phase: m.Phase(), firstScores: strings.Contains(raw, "anomaly_score_pl")}
 	r.exceptions = mostExceptions(head)
 	e.rules[r.id] = r
+	e.skip.add(m)
 }
 
 // mostExceptions is the largest number of exceptions of one variable in a list of targets.

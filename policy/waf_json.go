@@ -10,7 +10,7 @@ import (
 )
 
 // Lists in JSON say the same thing many times: the same values under the same names. The rules would look at each of
-// them, a quarter of a millisecond for each. So a long body is looked at without its repetitions first, and as
+// them. So a long body is looked at without its repetitions first, and as
 // a whole only where a rule had something to say of it.
 
 // The bounds of bodies that are looked at without repetitions.

@@ -1,0 +1,87 @@
+package policy
+
+import (
+	"bytes"
+	"regexp"
+	"strings"
+
+	"github.com/corazawaf/coraza/v3/experimental/plugins/plugintypes"
+)
+
+// rxOperatorName is the operator that expressions of the rule set are given to instead of rx. It is the same, but looks
+// first whether the value has what the expression needs.
+const rxOperatorName = "@whygateRx"
+
+type rxOperator struct {
+	re   *regexp.Regexp
+	find *needFinder // nil: nothing is needed
+	rule int32
+}
+
+func newRxOperator(o plugintypes.OperatorOptions) (plugintypes.Operator, error) {
+	// As rx: the dot is for line ends as well, and ^ and $ are for lines.
+	expr := "(?sm)" + o.Arguments
+	compile := func() (any, error) { return regexp.Compile(expr) }
+	var re any
+	var err error
+	if o.Memoizer != nil {
+		re, err = o.Memoizer.Do("whygate "+expr, compile)
+	} else {
+		re, err = compile()
+	}
+	if err != nil {
+		return nil, err
+	}
+	op := &rxOperator{re: re.(*regexp.Regexp)}
+	if files, ok := o.Root.(*rulesFS); ok && files.skip.operators != nil {
+		files.skip.operators[o.Arguments] = append(files.skip.operators[o.Arguments], op)
+	}
+	return op, nil
+}
+
+// maxCaptured is how many groups rules can use.
+const maxCaptured = 9
+
+func (o *rxOperator) Evaluate(tx plugintypes.TransactionState, value string) bool {
+	if o.find != nil && !o.find.may(o.rule, value) {
+		return false
+	}
+	if !tx.Capturing() {
+		return o.re.MatchString(value)
+	}
+	at := o.re.FindStringSubmatchIndex(value)
+	for i := 0; i < len(at) && i < 2*maxCaptured; i += 2 {
+		text := ""
+		if at[i] >= 0 {
+			text = value[at[i]:at[i+1]]
+		}
+		tx.CaptureField(i/2, text)
+	}
+	return at != nil
+}
+
+// otherBytes are bytes in hexadecimal that are not ASCII, or may not be. The engine has another kind of expression for
+// them.
+var otherBytes = regexp.MustCompile(`\\x([^0-7]|[0-7][^0-9a-fA-F]|.?$)`)
+
+// withRxOperator gives the expressions of a file of rules to our operator.
+func withRxOperator(data []byte) []byte {
+	var out []byte
+	for line := range bytes.Lines(data) {
+		if expr, ok := operatorIn(string(line)); ok && !otherBytes.MatchString(expr) {
+			line = bytes.Replace(line, []byte(`"@rx `), []byte(`"`+rxOperatorName+" "), 1)
+		}
+		out = append(out, line...)
+	}
+	return out
+}
+
+// operatorIn is the expression of a rule that begins in a line.
+func operatorIn(line string) (expr string, ok bool) {
+	if !strings.HasPrefix(strings.TrimLeft(line, " \t"), "SecRule ") {
+		return "", false
+	}
+	line = strings.TrimSpace(line)
+	_, expr, ok = strings.Cut(line, ` "@rx `)
+	return expr, ok && (strings.HasSuffix(line, `"`) || strings.HasSuffix(line, `" \`)) // it ends in this line
+}
