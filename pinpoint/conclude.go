@@ -1136,6 +1136,9 @@ func (w *weighing) sentence(v *Verdict, at string) string {
 	case v.Refuser.Product != "":
 		return fmt.Sprintf("%s refused %s%s, and nothing seen so far says why.", upper(who), what, status)
 	}
+	if v.Outcome == Unsafe {
+		return fmt.Sprintf("Who refused %s%s, and why, is not known: it may have an effect, so it was not sent.", what, status)
+	}
 	return fmt.Sprintf("Who refused %s%s, and why, is not known.", what, status)
 }
 

@@ -227,7 +227,7 @@ func (s *shop) status(w http.ResponseWriter, r *http.Request) {
 			out = z
 		}
 		w.WriteHeader(code)
-		fmt.Fprintf(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n  <title>%s</title>\n</head>\n<body>\n<div id=\"summary\">\n  <h1>Forbidden <span>(%d)</span></h1>\n  <p>CSRF verification failed. Request aborted.</p>\n</div>\n<!-- %s -->\n</body>\n</html>\n",
+		fmt.Fprintf(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n  <title>%s</title>\n</head>\n<body>\n<div id=\"summary\">\n  <h1>Forbidden <span>(%d)</span></h1>\n  <p>CSRF verification failed. Request aborted.</p>\n  <p>You are seeing this message because this site requires a CSRF cookie when submitting forms.</p>\n</div>\n<!-- %s -->\n</body>\n</html>\n",
 			title, code, html.EscapeString(r.Header.Get("Authorization")))
 		return
 	case "aws":
