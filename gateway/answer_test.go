@@ -479,7 +479,7 @@ func TestLegacyStatus(t *testing.T) {
 			r := reason.ByCode(c.code)
 			want := 403
 			family, _, _ := strings.Cut(c.code, ".")
-			if slices.Contains([]string{"request", "route", "upstream", "gateway"}, family) || r.Status >= 500 {
+			if slices.Contains([]string{"request", "route", "upstream", "gateway", "call"}, family) || r.Status >= 500 {
 				want = r.Status
 			}
 			n, a := c.provoke(t, "wire", "anonymous", "  legacyStatus: true")
@@ -543,7 +543,7 @@ func TestCORSOnRefusals(t *testing.T) {
 	t.Parallel()
 	for _, c := range refusals() {
 		family, _, _ := strings.Cut(c.code, ".")
-		if family == "request" || family == "route" || family == "cors" || family == "maintenance" || family == "ip-access" {
+		if family == "request" || family == "route" || family == "cors" || family == "maintenance" || family == "ip-access" || family == "call" {
 			continue // before any policy cors
 		}
 		t.Run(c.code, func(t *testing.T) {

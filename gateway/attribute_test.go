@@ -64,7 +64,7 @@ func TestRefusalsOfUpstreamsAreRelayed(t *testing.T) {
 
 // The one that refused behind the gateway is told by its page, then by its fields; and why, where the answer says so.
 func TestRefuser(t *testing.T) {
-	const django = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><title>403 Forbidden</title></head>\n<body><div id=\"summary\"><h1>Forbidden <span>(403)</span></h1>\n<p>CSRF verification failed. Request aborted.</p></div></body></html>"
+	const django = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><title>403 Forbidden</title></head>\n<body><div id=\"summary\"><h1>Forbidden <span>(403)</span></h1>\n<p>CSRF verification failed. Request aborted.</p>\n<p>You are seeing this message because this site requires a CSRF cookie when submitting forms.</p></div></body></html>"
 	for _, c := range []struct{ head, body, product, cause string }{
 		{"Server: nginx/1.22.1", "<html>\r\n<head><title>403 Forbidden</title></head>\r\n<body>\r\n<center><h1>403 Forbidden</h1></center>\r\n<hr><center>nginx/1.22.1</center>\r\n</body>\r\n</html>\r\n", "nginx", ""},
 		{"Server: cloudflare\r\nCF-Ray: 1-FRA", "<div class=\"cf-error-details\">", "cloudflare", ""},
@@ -74,7 +74,7 @@ func TestRefuser(t *testing.T) {
 		{"Server: istio-envoy", "", "envoy", ""},
 		{"Server: kong/3.4", `{"message":"no Route matched with those values"}`, "kong", ""},
 		{"Server: Werkzeug/2.2.2 Python/3.11.2", "<!doctype html>\n<html lang=en>\n<title>403 Forbidden</title>\n<h1>Forbidden</h1>\n", "flask", ""},
-		{"Server: WSGIServer/0.2 CPython/3.11.2\r\nContent-Type: text/html", django, "django", "csrf-token-missing"},
+		{"Server: WSGIServer/0.2 CPython/3.11.2\r\nContent-Type: text/html", django, "django", "csrf-cookie-missing"},
 		{"Server: gunicorn", "", "gunicorn", ""},
 		{"X-Powered-By: Express", "<pre>Cannot GET /x</pre>", "express", ""},
 		{"X-Powered-By: PHP/8.2", "", "php", ""},

@@ -16,7 +16,7 @@ import (
 // concerns it, and to nobody more.
 func TestLookup(t *testing.T) {
 	t.Parallel()
-	up := whytest.Script(t, always("HTTP/1.1 403 Forbidden\r\nServer: WSGIServer\r\nContent-Type: text/html\r\nContent-Length: 42\r\n\r\nCSRF verification failed. Request aborted."))
+	up := whytest.Script(t, always("HTTP/1.1 403 Forbidden\r\nServer: WSGIServer\r\nContent-Type: text/html\r\nContent-Length: 98\r\n\r\nCSRF verification failed. Request aborted. This site requires a CSRF cookie when submitting forms."))
 	bistroKey, bistroDoc := whytest.Consumer("bistro", "")
 	marketKey, marketDoc := whytest.Consumer("market", "")
 	documents := func(settings string) string {
@@ -54,7 +54,7 @@ func TestLookup(t *testing.T) {
 	}
 	relayed := n.Call("GET", "/", "", bistro)
 	n.Record(relayed)
-	if a, l := look(relayed.Header.Get("Whygate-Call"), bistro); l.RefusedBy != "upstream" || l.Told != nil || l.Upstream == nil || l.Upstream.Product != "django" || l.Upstream.Cause != "csrf-token-missing" || l.Upstream.Title == "" {
+	if a, l := look(relayed.Header.Get("Whygate-Call"), bistro); l.RefusedBy != "upstream" || l.Told != nil || l.Upstream == nil || l.Upstream.Product != "django" || l.Upstream.Cause != "csrf-cookie-missing" || l.Upstream.Title == "" {
 		t.Errorf("of a relayed refusal the caller is told %s", a.Body)
 	}
 	if a, l := look(relayed.Header.Get("Whygate-Call")); l.Upstream != nil || l.RefusedBy != "upstream" {
