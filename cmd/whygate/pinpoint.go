@@ -24,6 +24,7 @@ import (
 	"github.com/whygate/whygate/pinpoint/replay"
 	"github.com/whygate/whygate/pinpoint/report"
 	"github.com/whygate/whygate/pinpoint/waf"
+	"github.com/whygate/whygate/resource"
 )
 
 // pinpointFlags are the flags of the command; everything else on its line is curl's.
@@ -142,6 +143,13 @@ func splitArgs(fs *pflag.FlagSet, args []string) (rest []string, err error) {
 		}
 		switch {
 		case flag == nil:
+			if strings.HasPrefix(t, "--") && !input.Knows(t) {
+				var ours []string
+				fs.VisitAll(func(f *pflag.Flag) { ours = append(ours, f.Name) })
+				if near := resource.Nearest(name, ours); near != "" {
+					return nil, usage("neither whygate nor curl has a flag --%s; did you mean --%s?", clean(name), near)
+				}
+			}
 			rest = append(rest, t)
 			if input.TakesValue(t) && i+1 < len(args) {
 				i++

@@ -343,6 +343,20 @@ func (s markedSender) Send(ctx context.Context, r *pinpoint.Request) (*pinpoint.
 	return s.Sender.Send(ctx, r)
 }
 
+// unreachable says why no answer came, "" if one did.
+func (d *diagnosis) unreachable() string {
+	if d.result == nil || d.result.Baseline != replay.Unreachable {
+		return ""
+	}
+	for _, a := range d.result.Answers {
+		if a != nil && a.Status == 0 && a.Err != "" {
+			d.c.Gaps = slices.DeleteFunc(d.c.Gaps, func(g pinpoint.Gap) bool { return g.Kind == "no-answer" })
+			return strings.TrimSuffix(pinpoint.SafeText(a.Err, 200), ".")
+		}
+	}
+	return ""
+}
+
 // conclude weighs everything.
 func (d *diagnosis) conclude() {
 	var experiments []pinpoint.Experiment
@@ -353,7 +367,12 @@ func (d *diagnosis) conclude() {
 	if d.result != nil {
 		experiments = d.result.Experiments
 	}
+	unreachable := d.unreachable()
 	v := pinpoint.Conclude(d.c, d.clues, experiments, status)
+	if unreachable != "" && v.Outcome == pinpoint.Unknown && v.Refuser.Product == "" {
+		v.Sentence = "No answer came, so nobody refused anything yet: " + unreachable + "."
+		v.Next = "See that the name, the port and the network between are right; a refusal is looked for when there is one."
+	}
 	v.Hops = pinpoint.Hops(d.c)
 	if d.result != nil {
 		v.Sent, v.Strikes, v.Run = d.result.Sent, d.result.Strikes, d.result.Run

@@ -73,6 +73,13 @@ var optionTable = sync.OnceValue(func() (t struct {
 	return t
 })
 
+// Knows says that curl has a long option, written with its dashes, perhaps with a value behind =.
+func Knows(arg string) bool {
+	name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+	_, _, err := longOption(name)
+	return err == nil
+}
+
 // TakesValue says that an argument is an option of curl whose value is the next argument.
 func TakesValue(arg string) bool {
 	if name, ok := strings.CutPrefix(arg, "--"); ok {
