@@ -3,7 +3,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
-.PHONY: help build run test race check bench fuzz h2spec crs docs clean
+.PHONY: help build run test race check bench fuzz soak h2spec crs docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -39,6 +39,10 @@ fuzz: ## run every fuzz target for FUZZTIME (60s)
 			echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \
 	done
+
+SOAK ?= 10m
+soak: ## drive a node for SOAK (10m) with calls of all kinds while it reloads; nothing may fail, leak or go unrecorded
+	WHYGATE_SOAK=$(SOAK) $(GO) test ./cmd/whygate -run TestSoak -count=1 -timeout 0 -v
 
 h2spec: ## run the HTTP/2 conformance suite (some minutes; builds h2spec from source)
 	WHYGATE_H2SPEC=1 $(GO) test ./gateway -run TestH2Spec -count=1 -v
