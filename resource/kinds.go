@@ -261,7 +261,8 @@ type Upstream struct {
 	Breaker Breaker `json:"breaker"`
 	// TLS is how https targets are verified.
 	TLS UpstreamTLS `json:"tls"`
-	// Resolve is how often host names are looked up again.
+	// Resolve is how often host names are looked up again. Each address is a target; of a
+	// name with IPv4 and IPv6 addresses those of one family are, whichever can be reached.
 	Resolve Duration `json:"resolve" default:"30s" min:"1s"`
 }
 

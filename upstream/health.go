@@ -160,9 +160,7 @@ func (t *Target) ask(h *resource.Health) error {
 	if t.http2 != nil {
 		tr.Protocols = t.http2.Protocols
 	}
-	tr.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return t.up.dialer().DialContext(ctx, network, t.Address)
-	}
+	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return t.connect(ctx) }
 	defer tr.CloseIdleConnections()
 	res, err := tr.RoundTrip(req)
 	if err != nil {
