@@ -297,7 +297,8 @@ type UpstreamTimeouts struct {
 // Retries say when a call is tried again on another target. Only failures before the
 // first byte of an answer count, and only where nothing was sent to the client.
 type Retries struct {
-	// Attempts is how many further tries one call gets.
+	// Attempts is how many further tries one call gets. A target that was too slow is not
+	// asked again where it is the only one.
 	Attempts int `json:"attempts" default:"1" min:"0" max:"10"`
 	// NonIdempotent allows to try POST, PATCH and other unsafe methods again even where
 	// the target may already have seen the request.
