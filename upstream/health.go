@@ -22,9 +22,13 @@ func (t *Target) Report(now time.Time, ok bool) {
 		if t.failures.Load() != 0 {
 			t.failures.Store(0)
 		}
+		if t.failing.Load() {
+			t.failing.Store(false)
+		}
 		return
 	}
 	t.Failed.Add(1)
+	t.failing.Store(true)
 	t.blame(now)
 }
 
@@ -89,6 +93,9 @@ func (t *Target) State(now time.Time) string {
 	}
 	return "up"
 }
+
+// Failing says that the last try failed, which is not enough to take a target out of rotation.
+func (t *Target) Failing() bool { return t.failing.Load() }
 
 // checkHealth asks every target regularly how it is.
 func (u *Upstream) checkHealth() {

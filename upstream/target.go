@@ -38,6 +38,7 @@ type Target struct {
 	// Health: see health.go.
 	down         atomic.Bool // by active checks
 	failures     atomic.Int32
+	failing      atomic.Bool
 	firstFailure atomic.Int64
 	ejectedUntil atomic.Int64
 	ejections    atomic.Int32
