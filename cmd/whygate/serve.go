@@ -107,6 +107,7 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 	if err != nil {
 		return err
 	}
+	limitMemory(log)
 	n := &node{app: a, opts: o, log: log}
 	if err := n.open(); err != nil {
 		return err
