@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -148,6 +150,78 @@ func TestExplainAndStatus(t *testing.T) {
 	}
 	if code := ask("GET", "/readyz", "", nil); code != 200 {
 		t.Errorf("ready: %d", code)
+	}
+}
+
+// Targets at one address, by another path or weight, are one series: Prometheus gets nothing of a node that sends one twice.
+func TestMetricsOfTargetsAtOneAddress(t *testing.T) {
+	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
+	docs := strings.Replace(whytest.API(up.URL, "/", ""), `{url: "`+up.URL+`"}`, `{url: "`+up.URL+`/a"}, {url: "`+up.URL+`/b"}`, 1)
+	n, s, ask := start(t, docs)
+	for range 4 {
+		n.Record(n.Call("GET", "/", ""))
+	}
+	settled(t, ask, 4)
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	want := `whygate_target_tries_total{target="` + up.Listener.Addr().String() + `",upstream="up"} 4`
+	if w.Code != 200 || !strings.Contains(w.Body.String(), want) {
+		t.Errorf("%d, no %s in\n%.2000s", w.Code, want, w.Body)
+	}
+}
+
+// However many routes there are and have been, the number of series is bounded. Routes that are gone make room for
+// others, and their counts stay under another name.
+func TestMetricsAreBounded(t *testing.T) {
+	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
+	routes := func(round, count int) string {
+		var b strings.Builder
+		b.WriteString(whytest.API(up.URL, "/", "") + "  routes:\n")
+		for i := range count {
+			fmt.Fprintf(&b, "    - {name: r-%d-%d, path: /%d}\n", round, i, i)
+		}
+		return b.String()
+	}
+	n, s, ask := start(t, routes(0, 400))
+	for round := range 6 {
+		if round > 0 {
+			settled(t, ask, int64(round)*6)
+			count := 400
+			if round == 5 {
+				count = 1200
+			}
+			if ps := n.Apply(routes(round, count)); ps.HasErrors() {
+				t.Fatal(ps)
+			}
+		}
+		for i := range 3 {
+			n.Record(n.Call("GET", fmt.Sprintf("/%d", i), ""))
+			n.Record(n.Call("GET", fmt.Sprintf("/nowhere-%d-%d", round, i), ""))
+		}
+	}
+	settled(t, ask, 36)
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	body := w.Body.String()
+	routesSeen := map[string]bool{}
+	for _, m := range regexp.MustCompile(`whygate_calls_in_flight\{([^}]*)\}`).FindAllStringSubmatch(body, -1) {
+		routesSeen[m[1]] = true
+	}
+	if len(routesSeen) > 1001 || len(routesSeen) < 500 {
+		t.Errorf("%d routes have series", len(routesSeen))
+	}
+	for _, want := range []string{
+		`whygate_calls_total{api="other",class="2xx",route="other",stage="",version=""} 15`, // of five rounds
+		`whygate_calls_total{api="api",class="2xx",route="r-5-0",stage="",version=""} 1`,
+		`whygate_call_duration_seconds_count{api="other",route="other",stage="",version=""} 15`,
+		`whygate_refusals_total{api="",reason="route.none",route="none",stage="",version=""} 18`, // paths make no series
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %s in\n%s", want, strings.Join(regexp.MustCompile(`(?m)^whygate_(calls|refusals)_total.*$`).FindAllString(body, -1), "\n"))
+		}
+	}
+	if n := strings.Count(body, "\n"); n > 50_000 {
+		t.Errorf("%d lines", n)
 	}
 }
 

@@ -57,7 +57,7 @@ type UpstreamStatus struct {
 // TargetStatus is how a target is.
 type TargetStatus struct {
 	Address   string `json:"address"`
-	State     string `json:"state"` // up, down or ejected
+	State     string `json:"state"` // up, failing (in rotation, and the last try failed), down or ejected
 	InFlight  int64  `json:"inFlight"`
 	Idle      int    `json:"idle"`
 	Calls     int64  `json:"calls"`
@@ -89,7 +89,11 @@ func (s *Server) Status() Status {
 			u := snap.Upstreams[d.Meta.Name]
 			us := UpstreamStatus{Name: u.Name, BreakerOpen: u.BreakerOpen()}
 			for _, t := range u.Targets() {
-				us.Targets = append(us.Targets, TargetStatus{Address: t.Address, State: t.State(now), InFlight: t.InFlight(), Idle: t.IdleConns(),
+				state := t.State(now)
+				if state == "up" && t.Failing() {
+					state = "failing"
+				}
+				us.Targets = append(us.Targets, TargetStatus{Address: t.Address, State: state, InFlight: t.InFlight(), Idle: t.IdleConns(),
 					Calls: t.Calls.Load(), Failed: t.Failed.Load(), LastError: t.LastError()})
 			}
 			st.Upstreams = append(st.Upstreams, us)

@@ -10,9 +10,11 @@ const (
 	// A follower looks for new records this often, less often the longer there are none.
 	pollFirst = time.Millisecond
 	pollLast  = 50 * time.Millisecond
-	// How long a follower waits for a record whose room is reserved. In a living
-	// node that takes microseconds; behind a dead one it would be forever.
-	holeWait = time.Second
+	// How long a follower waits for a record whose room is reserved. In a living node that takes
+	// microseconds, or seconds where its machine has no time for it; behind a dead one it would be
+	// forever. That a node died is known once another one writes behind it.
+	holeWait     = 10 * time.Second
+	holeWaitDead = time.Second
 	// How many records it reads between two looks at the context.
 	followBatch = 256
 )
@@ -21,7 +23,7 @@ const (
 // order of the journal, until fn returns false (nil is returned), the limit is
 // reached, or ctx is done (its error is returned). It survives rotation, and the
 // end and new start of the node. Files deleted before Follow came to them are lost
-// to it; so is a record whose writer needed longer than a second between reserving
+// to it; so is a record whose writer needed longer than ten seconds between reserving
 // its room and filling it.
 func (r *Reader) Follow(ctx context.Context, f Filter, fn func(*Record) bool) error {
 	fo := follower{reader: r, match: f.compile(), left: f.Limit}
@@ -54,6 +56,13 @@ func (r *Reader) Follow(ctx context.Context, f Filter, fn func(*Record) bool) er
 			wait = min(2*wait, pollLast)
 		}
 	}
+}
+
+func (r *Reader) patience() time.Duration {
+	if r.holeWait != 0 {
+		return r.holeWait
+	}
+	return holeWait
 }
 
 // follower is a place in the journal.
@@ -193,7 +202,7 @@ func (fo *follower) advance() (recs []*Record, err error) {
 			if fo.stuck.IsZero() {
 				fo.stuck = now
 			}
-			if now.Sub(fo.stuck) < holeWait {
+			if waited := now.Sub(fo.stuck); waited < holeWaitDead || waited < fo.reader.patience() && (ended || !fo.abandoned()) {
 				return recs, nil
 			}
 		}

@@ -8,14 +8,16 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // Reader reads the records in a directory, whether a node is writing there, in this
 // process or another one, or none. It keeps nothing open between its calls, and
 // files may come, grow and go while it reads. It may be used by many goroutines.
 type Reader struct {
-	dir    string
-	looked atomic.Uint64 // records walked over, for tests
+	dir      string
+	looked   atomic.Uint64 // records walked over, for tests
+	holeWait time.Duration // of followers; 0 for the usual, tests change it
 }
 
 // OpenReader reads the journal in dir.

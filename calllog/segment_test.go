@@ -206,6 +206,19 @@ func hole(t testing.TB, s *segment, r *Record, filled bool) {
 	}
 }
 
+// reserve reserves room for a record as a slow writer does, and returns what fills it.
+func reserve(t testing.TB, s *segment, r *Record) (fill func()) {
+	t.Helper()
+	e := new(encoder)
+	e.measure(r)
+	off := s.tail.Add(1<<countShift|e.size)&bytesMask - e.size
+	return func() {
+		b := s.mem[off : off+e.size]
+		e.put(b, s.mark, s.seed)
+		word(b).Store(uint64(s.mark) | e.size<<32)
+	}
+}
+
 func TestReadersPassHoles(t *testing.T) {
 	for _, filled := range []bool{false, true} {
 		dir := memoryDir(t)

@@ -231,6 +231,9 @@ func (c *call) tryFailed(f upstream.Failure, whole, more bool) outcome {
 	now := time.Now()
 	t.Report(now, false)
 	repeatable := !f.Unsafe || f.Stage == upstream.Sending || c.route.Upstream.Spec.Retries.NonIdempotent
+	if errors.Is(f.Err, wire.ErrTimeout) && len(c.route.Upstream.Targets()) == 1 {
+		repeatable = false // who was too slow would get the same work twice, and the client wait twice as long
+	}
 	if !received && intact && repeatable && more && c.inTime() && t.Upstream().MayRetry(now) {
 		return retry
 	}

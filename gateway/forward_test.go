@@ -635,6 +635,18 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+// A target that was too slow is not asked again where it is the only one.
+func TestSlowTargetIsAskedOnce(t *testing.T) {
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		slow := whytest.RawUpstream(t, waits)
+		n := whytest.Start(t, engine, upstreamSpec(whytest.API("http://"+slow, "/", ""), "retries: {attempts: 3}, timeouts: {firstByte: 200ms}"))
+		a := n.Call("GET", "/", "")
+		if rec := n.Record(a); a.StatusCode != 504 || rec.Tries != 1 || rec.Reason != "upstream.timeout" {
+			t.Errorf("%d, record: %d tries, %s", a.StatusCode, rec.Tries, rec.Reason)
+		}
+	})
+}
+
 // When nothing helps, the record says how often it was tried; when the last status is one to be
 // tried again, that answer is relayed.
 func TestRetriesUsedUp(t *testing.T) {

@@ -92,6 +92,13 @@ func (g *Gateway) Apply(s *snapshot.Snapshot) {
 	if before != nil {
 		before.Retire(s)
 	}
+	if g.Metrics.Crowded() { // make room for the routes of later revisions
+		live := map[*metric.Route]bool{g.unknown: true}
+		for _, r := range s.Routes {
+			live[r.Stats] = true
+		}
+		g.Metrics.Forget(live)
+	}
 }
 
 func (g *Gateway) trusted(a netip.Addr) bool {

@@ -13,7 +13,7 @@ var (
 	requestMalformed = reason.New(reason.Reason{
 		Code: "request.malformed", Status: 400,
 		Title:  "The request is not well-formed HTTP",
-		Says:   "{found}",
+		Says:   "{found}; wanted: {wanted}",
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send {wanted}"}},
@@ -49,7 +49,7 @@ var (
 	requestUnsupported = reason.New(reason.Reason{
 		Code: "request.unsupported", Status: 501,
 		Title:  "The gateway does not do that",
-		Says:   "{found}",
+		Says:   "{found}; wanted: {wanted}",
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send {wanted}"}},
@@ -58,7 +58,7 @@ var (
 	requestExpectation = reason.New(reason.Reason{
 		Code: "request.expectation", Status: 417,
 		Title:  "The expectation cannot be met",
-		Says:   "{found}",
+		Says:   "{found}; wanted: {wanted}",
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send {wanted}, or no Expect at all"}},
@@ -67,7 +67,7 @@ var (
 	requestVersion = reason.New(reason.Reason{
 		Code: "request.version", Status: 505,
 		Title:  "This version of HTTP is not spoken here",
-		Says:   "{found}",
+		Says:   "{found}; wanted: {wanted}",
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "speak {wanted}"}},

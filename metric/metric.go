@@ -72,7 +72,9 @@ func bucketOf(d time.Duration) int {
 }
 
 // Refused counts a refusal by its reason. It is off the fast path.
-func (r *Route) Refused(code string) {
+func (r *Route) Refused(code string) { r.refused(code).Add(1) }
+
+func (r *Route) refused(code string) *atomic.Int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.refus == nil {
@@ -83,7 +85,7 @@ func (r *Route) Refused(code string) {
 		n = new(atomic.Int64)
 		r.refus[code] = n
 	}
-	n.Add(1)
+	return n
 }
 
 // Snapshot is a cell as of one moment.
@@ -120,7 +122,7 @@ func (r *Route) Read() (s Snapshot) {
 	return s
 }
 
-// Registry holds the cells of all routes that have been seen since the start.
+// Registry holds the cells of routes: those in use, and those of before while there is room.
 type Registry struct {
 	mu     sync.Mutex // guards what follows
 	routes map[key]*Route
@@ -131,7 +133,7 @@ type Registry struct {
 
 type key struct{ api, version, stage, name string }
 
-// Overflow is what routes beyond the bound are counted under.
+// Overflow is what routes beyond the bound are counted under, and routes that were forgotten.
 const Overflow = "other"
 
 // Route finds or makes the cell of a route.
@@ -158,6 +160,58 @@ func (g *Registry) Route(api, version, stage, name string) *Route {
 	g.routes[k] = r
 	g.list = append(g.list, r)
 	return r
+}
+
+// Crowded says that more than half of the cells are taken.
+func (g *Registry) Crowded() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.list) > g.Bound/2
+}
+
+// Forget makes room: cells that are not live, and at which no call is, are added to that of the overflow, so
+// that no count is lost.
+func (g *Registry) Forget(live map[*Route]bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	k := key{api: Overflow, name: Overflow}
+	other := g.routes[k]
+	kept := make([]*Route, 0, len(g.list))
+	for _, r := range g.list {
+		var s Snapshot
+		if r != other && !live[r] {
+			s = r.Read()
+		}
+		if r == other || live[r] || s.InFlight > 0 {
+			kept = append(kept, r)
+			continue
+		}
+		delete(g.routes, key{r.API, r.Version, r.Stage, r.Name})
+		if other == nil {
+			other = &Route{API: k.api, Name: k.name}
+			g.routes[k] = other
+			kept = append(kept, other)
+		}
+		other.add(s)
+	}
+	g.list = kept
+}
+
+// add counts what another cell has counted.
+func (r *Route) add(s Snapshot) {
+	c := &r.cells[0]
+	for k, n := range s.Calls {
+		c.class[k].Add(n)
+	}
+	for k, n := range s.Buckets {
+		c.bucket[k].Add(n)
+	}
+	c.nanos.Add(int64(s.Seconds * 1e9))
+	c.in.Add(s.In)
+	c.out.Add(s.Out)
+	for code, n := range s.Refused {
+		r.refused(code).Add(n)
+	}
 }
 
 // All are the cells, in the order in which they were first seen.

@@ -31,7 +31,7 @@ var concurrencyExceeded = reason.New(reason.Reason{
 		{By: reason.Caller, Text: "wait for a call to end before sending the next[; {limit} may run at once]"},
 		{By: reason.Owner, Text: "ask {owner|the owner of this API} to allow more calls at once"},
 	},
-	Hint: "the counter is {counter}[; if {address} is a proxy, add it to trustedProxies of the Gateway]; calls that hang in the upstream keep their place until they time out",
+	Hint: "the counter is {counter}[, {kept}][; if {address} is a proxy, add it to trustedProxies of the Gateway]; calls that hang in the upstream keep their place until they time out",
 })
 
 type concurrencyCheck struct {
@@ -94,6 +94,7 @@ func (c *concurrencyCheck) Check(x *Exchange) reason.Verdict {
 		reason.Own("rule", ruleText(c.calls, " at once", per)),
 		reason.Own("per", per),
 		reason.Own("counter", x.counterText(per)),
+		by.kept(),
 		x.OwnerFact(),
 	}, per, c.trust)...)
 }

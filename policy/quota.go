@@ -39,7 +39,7 @@ var quotaExceeded = reason.New(reason.Reason{
 		{By: reason.Caller, Text: "wait until the period ends, in {ends_in}"},
 		{By: reason.Owner, Text: "ask {owner|the owner of this API} for a larger quota[ than plan \"{plan}\" has]"},
 	},
-	Hint: "the counter is {counter}[; if {address} is a proxy, add it to trustedProxies of the Gateway]",
+	Hint: "the counter is {counter}[, {kept}][; if {address} is a proxy, add it to trustedProxies of the Gateway]",
 })
 
 type quotaCheck struct {
@@ -167,6 +167,7 @@ func (q *quotaOf) check(x *Exchange, name, per string) reason.Verdict {
 		reason.Own("period", q.period),
 		reason.Own("per", per),
 		reason.Own("counter", x.counterText(per)),
+		by.kept(),
 		reason.Public("retry_after", res.Retry.Round(time.Second)),
 		reason.Public("ends_in", roughly(res.Retry)),
 		reason.Public("reset", p.End),

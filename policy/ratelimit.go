@@ -48,7 +48,7 @@ var rateExceeded = reason.New(reason.Reason{
 		{By: reason.Caller, Text: "wait {retry_after}, then call again"},
 		{By: reason.Owner, Text: "ask {owner|the owner of this API} for a larger limit[ than plan \"{plan}\" has]"},
 	},
-	Hint: "the counter is {counter}[; if {address} is a proxy, add it to trustedProxies of the Gateway]",
+	Hint: "the counter is {counter}[, {kept}][; if {address} is a proxy, add it to trustedProxies of the Gateway]",
 })
 
 type rateCheck struct {
@@ -201,6 +201,7 @@ func (l *limitOf) check(x *Exchange, k counter.Key, per string, cost int64) reas
 		reason.Own("period", l.rate.Period),
 		reason.Own("per", per),
 		reason.Own("counter", x.counterText(per)),
+		by.kept(),
 		reason.Public("retry_after", res.Retry.Round(time.Millisecond)),
 		x.OwnerFact(),
 	}

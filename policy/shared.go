@@ -184,6 +184,15 @@ func (by counted) counterText(x *Exchange, per string) string {
 	return x.counterText(per)
 }
 
+// kept says where a counter is kept. A limit that several nodes count each for itself lets more
+// calls pass than it says, and more or fewer from one moment to the next.
+func (by counted) kept() reason.Fact {
+	if by == byStore {
+		return reason.Rule("kept", "which all nodes share")
+	}
+	return reason.Rule("kept", "in this node: each node counts for itself")
+}
+
 // shareText tells that an allowance was only this node's share.
 func (s *Shared) shareText(by counted) string {
 	if by != byShare {

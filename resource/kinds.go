@@ -261,7 +261,8 @@ type Upstream struct {
 	Breaker Breaker `json:"breaker"`
 	// TLS is how https targets are verified.
 	TLS UpstreamTLS `json:"tls"`
-	// Resolve is how often host names are looked up again.
+	// Resolve is how often host names are looked up again. Each address is a target; of a
+	// name with IPv4 and IPv6 addresses those of one family are, whichever can be reached.
 	Resolve Duration `json:"resolve" default:"30s" min:"1s"`
 }
 
@@ -296,7 +297,8 @@ type UpstreamTimeouts struct {
 // Retries say when a call is tried again on another target. Only failures before the
 // first byte of an answer count, and only where nothing was sent to the client.
 type Retries struct {
-	// Attempts is how many further tries one call gets.
+	// Attempts is how many further tries one call gets. A target that was too slow is not
+	// asked again where it is the only one.
 	Attempts int `json:"attempts" default:"1" min:"0" max:"10"`
 	// NonIdempotent allows to try POST, PATCH and other unsafe methods again even where
 	// the target may already have seen the request.

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -267,7 +268,9 @@ func (c *compiler) consumers() {
 		cred := &consumer.Credential{Name: d.Meta.Name, Application: app, Revoked: d.Spec.State == "revoked",
 			From: d.Spec.From.Time, Until: d.Spec.Until.Time, Source: source(d, "spec")}
 		c.credential(d, cred)
-		if c.past(cred.Until) {
+		if ends(cred.From, cred.Until) {
+			c.problem(d.Problem("spec.until", "the credential ends before it begins", "until is later than from"))
+		} else if c.past(cred.Until) {
 			c.lint(d.Problem("spec.until", "the credential has expired already", ""), "credential.expired")
 		}
 	}
@@ -290,6 +293,11 @@ func (c *compiler) consumers() {
 		} else {
 			c.checkCover(d, api)
 		}
+		if from, until := d.Spec.From.Time, d.Spec.Until.Time; ends(from, until) {
+			c.problem(d.Problem("spec.until", "the subscription ends before it begins", "until is later than from"))
+		} else if c.past(until) && d.Spec.State == "active" {
+			c.lint(d.Problem("spec.until", "the subscription has expired already", "state: expired says so"), "subscription.expired")
+		}
 		if app == nil || plan == nil {
 			continue
 		}
@@ -297,6 +305,15 @@ func (c *compiler) consumers() {
 			Plan: plan, State: consumer.State(d.Spec.State), Requested: d.Spec.Requested.Time, From: d.Spec.From.Time, Until: d.Spec.Until.Time,
 			Note: d.Spec.Note, Source: source(d, "spec.state")})
 	}
+}
+
+// ends says that a time of validity is empty.
+func ends(from, until time.Time) bool { return !from.IsZero() && !until.IsZero() && !until.After(from) }
+
+// isAuthority says that h can stand in a Host field (RFC 9110, section 7.2).
+func isAuthority(h string) bool {
+	u, err := url.Parse("//" + h)
+	return err == nil && u.Host == h && u.Hostname() != "" && !strings.ContainsAny(h, `"<>\^{|}`)
 }
 
 func (c *compiler) past(t time.Time) bool { return !t.IsZero() && t.Before(c.Loaded) }
@@ -379,9 +396,14 @@ func (c *compiler) upstreams() {
 				ok = false
 			}
 		}
-		if len(d.Spec.Targets) == 0 {
-			c.problem(d.Problem("spec.targets", "an upstream needs a target", ""))
+		if !slices.ContainsFunc(d.Spec.Targets, func(t resource.Target) bool { return t.Weight > 0 }) {
+			if len(d.Spec.Targets) > 0 { // else the documents say so themselves
+				c.problem(d.Problem("spec.targets[0].weight", "no target of this upstream has a weight, so none gets a call", "give one of them a weight of at least 1"))
+			}
 			ok = false
+		}
+		if h := d.Spec.HostHeader; h != "" && h != "client" && h != "target" && !isAuthority(h) {
+			c.problem(d.Problem("spec.hostHeader", fmt.Sprintf("%q is no Host", h), `"client", "target", or a name such as "shop.test" or "shop.test:8080"`))
 		}
 		if d.Spec.TLS.SkipVerify {
 			c.lint(d.Problem("spec.tls.skipVerify", "certificates of this upstream are not verified: anybody on the way could answer", "set tls.ca to the authority that signed them"), "upstream.unverified")
@@ -442,6 +464,11 @@ func (c *compiler) api(d *resource.Document[resource.API]) {
 		versions = []resource.APIVersion{{State: "active"}}
 	}
 	byDefault := defaultVersion(versions)
+	for i := byDefault + 1; byDefault >= 0 && i < len(versions); i++ {
+		if versions[byDefault].Default && versions[i].Default {
+			c.problem(d.Problem(fmt.Sprintf("spec.versions[%d].default", i), fmt.Sprintf("version %q is the default already", versions[byDefault].Name), "calls without a version get one of them"))
+		}
+	}
 	seen := map[string]bool{}
 	for si := range stages {
 		st := &stages[si]

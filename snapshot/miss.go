@@ -34,12 +34,12 @@ var (
 	})
 	routeSlash = reason.New(reason.Reason{
 		Code: "route.slash", Status: 404,
-		Title:  "The path is right but for the slash at its end",
+		Title:  "The path is right but for its slashes",
 		Says:   "no route for {method} {path}; {nearest} exists",
 		Wanted: "{nearest}",
 		Seen:   "{path}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "call {nearest}"}},
-		Hint:   "/a and /a/ are two paths to the gateway, as they are to many services",
+		Hint:   "/a, /a/ and //a are three paths to the gateway, as they are to many services",
 	})
 	routeStageMissing = reason.New(reason.Reason{
 		Code: "route.stage-missing", Status: 404,
@@ -288,6 +288,9 @@ func (s *Snapshot) nearest(x *policy.Exchange, usable func(*Route) bool) (best, 
 	if slash, ok := strings.CutSuffix(p, "/"); ok && try(near{reason: routeSlash}, slash, x.Host) || !ok && try(near{reason: routeSlash}, p+"/", x.Host) {
 		return
 	}
+	if once := singleSlashes(p); once != p && try(near{reason: routeSlash}, once, x.Host) {
+		return
+	}
 	for i := 1; i < len(p); i++ {
 		if p[i] == '/' && within(p[i:], p[:i]) && try(near{reason: routePrefixDoubled, prefix: short(p[:i])}, p[i:], x.Host) {
 			return
@@ -301,7 +304,7 @@ func (s *Snapshot) nearest(x *policy.Exchange, usable func(*Route) bool) (best, 
 		if head, ok := missingHead(m.path, p); ok && try(near{reason: routeStageMissing, prefix: head}, head+p, x.Host) {
 			return
 		}
-		if full := missingMiddle(m.path, p); full != "" && try(near{reason: routeStageMissing, prefix: m.path}, full, x.Host) {
+		if full := missingMiddle(m.path, p); full != "" && s.literal(x, full) && try(near{reason: routeStageMissing, prefix: m.path}, full, x.Host) {
 			return
 		}
 	}
@@ -335,6 +338,15 @@ func (s *Snapshot) nearest(x *policy.Exchange, usable func(*Route) bool) (best, 
 		}
 		if hidden == nil {
 			hidden = &n
+		}
+	}
+	// Behind all of these, what only a parameter took: /prod/7 for /prod/orders/7.
+	for i, m := range s.written {
+		if i == maxMounts {
+			break
+		}
+		if full := missingMiddle(m.path, p); full != "" && try(near{reason: routeStageMissing, prefix: m.path}, full, x.Host) {
+			return
 		}
 	}
 	if r := s.closest(x.Host, p); r != nil {
@@ -397,6 +409,14 @@ func missingMiddle(mount, p string) string {
 		}
 	}
 	return ""
+}
+
+// singleSlashes takes out empty segments, but for one at the end.
+func singleSlashes(p string) string {
+	for strings.Contains(p, "//") {
+		p = strings.ReplaceAll(p, "//", "/")
+	}
+	return p
 }
 
 func within(p, mount string) bool {

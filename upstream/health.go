@@ -22,9 +22,13 @@ func (t *Target) Report(now time.Time, ok bool) {
 		if t.failures.Load() != 0 {
 			t.failures.Store(0)
 		}
+		if t.failing.Load() {
+			t.failing.Store(false)
+		}
 		return
 	}
 	t.Failed.Add(1)
+	t.failing.Store(true)
 	t.blame(now)
 }
 
@@ -89,6 +93,9 @@ func (t *Target) State(now time.Time) string {
 	}
 	return "up"
 }
+
+// Failing says that the last try failed, which is not enough to take a target out of rotation.
+func (t *Target) Failing() bool { return t.failing.Load() }
 
 // checkHealth asks every target regularly how it is.
 func (u *Upstream) checkHealth() {
@@ -160,9 +167,7 @@ func (t *Target) ask(h *resource.Health) error {
 	if t.http2 != nil {
 		tr.Protocols = t.http2.Protocols
 	}
-	tr.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return t.up.dialer().DialContext(ctx, network, t.Address)
-	}
+	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return t.connect(ctx) }
 	defer tr.CloseIdleConnections()
 	res, err := tr.RoundTrip(req)
 	if err != nil {

@@ -24,7 +24,9 @@ type Target struct {
 	Secure  bool
 
 	up       *Upstream
-	http2    *http.Transport // for h2 only
+	name     string                   // host as in the document, without port
+	detour   atomic.Pointer[[]string] // host:port of the same name in the other address family
+	http2    *http.Transport          // for h2 only
 	inFlight atomic.Int64
 
 	mu      sync.Mutex // guards idle, queue and retired
@@ -36,6 +38,7 @@ type Target struct {
 	// Health: see health.go.
 	down         atomic.Bool // by active checks
 	failures     atomic.Int32
+	failing      atomic.Bool
 	firstFailure atomic.Int64
 	ejectedUntil atomic.Int64
 	ejections    atomic.Int32
@@ -45,7 +48,7 @@ type Target struct {
 }
 
 func (u *Upstream) newTarget(spec resource.Target, scheme, host, port, path, addr string) *Target {
-	t := &Target{up: u, Address: net.JoinHostPort(addr, port), Host: host, Path: path, Weight: spec.Weight, Secure: scheme == "https"}
+	t := &Target{up: u, name: host, Address: net.JoinHostPort(addr, port), Host: host, Path: path, Weight: spec.Weight, Secure: scheme == "https"}
 	if scheme == "http" && port != "80" || scheme == "https" && port != "443" {
 		t.Host = net.JoinHostPort(host, port)
 	}
@@ -279,7 +282,7 @@ func (t *Target) wake() {
 func (t *Target) dial() (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(t.up.Spec.Timeouts.Connect))
 	defer cancel()
-	nc, err := t.up.dialer().DialContext(ctx, "tcp", t.Address)
+	nc, err := t.connect(ctx)
 	if err != nil || !t.Secure {
 		return nc, err
 	}

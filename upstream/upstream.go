@@ -47,6 +47,7 @@ type Upstream struct {
 	breaker breaker
 
 	names    bool // some targets are host names
+	turns    chan turn
 	stop     chan struct{}
 	resolved chan struct{} // closed once every name was looked up for the first time
 	closed   atomic.Bool
@@ -60,7 +61,7 @@ var answerLimits = wire.Limits{HeaderBytes: 64 << 10, HeaderCount: 256, URIBytes
 // the document.
 func New(name string, spec resource.Upstream, source *reason.Source, resolvePath func(string) string, w *wire.Watch, log *slog.Logger) (*Upstream, error) {
 	u := &Upstream{Name: name, Spec: spec, Source: source, watch: w, log: log, limits: answerLimits,
-		stop: make(chan struct{}), resolved: make(chan struct{})}
+		turns: make(chan turn, 1), stop: make(chan struct{}), resolved: make(chan struct{})}
 	u.breaker.spec, u.window.span = spec.Breaker, time.Duration(spec.Breaker.Window)
 	for _, t := range spec.Targets {
 		if strings.HasPrefix(t.URL, "https:") && u.tls == nil {

@@ -67,7 +67,9 @@ func Start(t testing.TB, engine, documents string) *Node {
 		noRedirects.CloseIdleConnections() // or the drain would wait for them
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		n.Drain(ctx)
+		if n.Snapshot() != nil { // else it never served
+			n.Drain(ctx)
+		}
 		n.Close()
 		j.Close()
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -16,6 +17,8 @@ import (
 	"github.com/whygate/whygate/admin"
 	"github.com/whygate/whygate/calllog"
 	"github.com/whygate/whygate/consumer"
+	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/resource"
 )
 
 func (a *app) callsCommand() *cobra.Command {
@@ -59,6 +62,11 @@ code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
 				return a.printJSON(calls)
 			}
 			a.callTable(calls)
+			if len(calls) == 0 {
+				for _, line := range a.misspelt(cmd, query) {
+					fmt.Fprintln(a.out, line)
+				}
+			}
 			return nil
 		},
 	}
@@ -85,15 +93,47 @@ code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
 	completeFlag(c, "flag", words("shadowed", "hinted", "retried", "streamed", "upgraded", "client-gone", "truncated", "panicked", "tls"))
 	completeFlag(c, "status", words("2xx", "3xx", "4xx", "5xx", "401", "403", "404", "429", "502", "503", "504"))
 	completeFlag(c, "method", words("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-	for name, field := range map[string]func(*admin.Call) string{
-		"api": func(c *admin.Call) string { return c.API }, "version": func(c *admin.Call) string { return c.Version },
-		"stage": func(c *admin.Call) string { return c.Stage }, "route": func(c *admin.Call) string { return c.Route },
-		"application": func(c *admin.Call) string { return c.Application }, "credential": func(c *admin.Call) string { return c.Credential },
-		"client": func(c *admin.Call) string { return c.Client.String() }, "path": func(c *admin.Call) string { return c.Path },
-	} {
+	for name, field := range namedIn {
 		completeFlag(c, name, a.seenIn(field))
 	}
+	completeFlag(c, "credential", a.seenIn(func(c *admin.Call) string { return c.Credential }))
+	completeFlag(c, "client", a.seenIn(func(c *admin.Call) string { return c.Client.String() }))
+	completeFlag(c, "path", a.seenIn(func(c *admin.Call) string { return c.Path }))
 	return c
+}
+
+// namedIn are the fields of a call that name something of the documents.
+var namedIn = map[string]func(*admin.Call) string{
+	"api": func(c *admin.Call) string { return c.API }, "version": func(c *admin.Call) string { return c.Version },
+	"stage": func(c *admin.Call) string { return c.Stage }, "route": func(c *admin.Call) string { return c.Route },
+	"application": func(c *admin.Call) string { return c.Application },
+}
+
+// misspelt says which names of a query that found nothing are near to one that there is: in the newest
+// calls or, of reasons, at all.
+func (a *app) misspelt(c *cobra.Command, query url.Values) (list []string) {
+	var calls []admin.Call
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		field, value := namedIn[name], query.Get(name)
+		var known []string
+		switch {
+		case name == "reason" && reason.ByCode(value) == nil && !strings.Contains(value, "*") && !strings.Contains(value, ":"):
+			for _, r := range reason.All() {
+				known = append(known, r.Code)
+			}
+		case field != nil:
+			if calls == nil {
+				calls = a.recent(c, "1000", false)
+			}
+			for i := range calls {
+				known = append(known, field(&calls[i]))
+			}
+		}
+		if near := resource.Nearest(value, known); near != "" && near != value && !slices.Contains(known, value) {
+			list = append(list, fmt.Sprintf("--%s %s: did you mean %s?", name, value, near))
+		}
+	}
+	return list
 }
 
 func (a *app) listCalls(ctx context.Context, query url.Values) ([]admin.Call, error) {

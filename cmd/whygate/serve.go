@@ -107,6 +107,7 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 	if err != nil {
 		return err
 	}
+	limitMemory(log)
 	n := &node{app: a, opts: o, log: log}
 	if err := n.open(); err != nil {
 		return err
@@ -224,7 +225,7 @@ spec:
 func (n *node) firstLoad() error {
 	n.seen = n.state(nil)
 	snap, set, problems := n.load()
-	problems.Render(n.app.err, set.Sources(), n.app.styleFor(n.app.err).on)
+	n.tell(problems, set)
 	n.last = admin.ReloadStatus{At: time.Now(), OK: snap != nil, Problems: problems}
 	if snap == nil {
 		return wrong("the documents have errors")
@@ -279,12 +280,12 @@ func writeFile(name string, b []byte) error {
 func (n *node) reload() (resource.Problems, error) {
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
-	before := n.gateway.Snapshot()
+	before, failed := n.gateway.Snapshot(), !n.last.OK
 	snap, set, problems := n.load()
 	n.last = admin.ReloadStatus{At: time.Now(), OK: snap != nil, Problems: problems}
 	if snap == nil {
 		n.seen = n.state(before)
-		problems.Render(n.app.err, set.Sources(), n.app.styleFor(n.app.err).on)
+		n.tell(problems, set)
 		n.log.Error("the documents have errors; the revision in use stays", "revision", before.Revision)
 		return problems, nil
 	}
@@ -293,10 +294,30 @@ func (n *node) reload() (resource.Problems, error) {
 		n.log.Error("listeners", "error", err)
 	}
 	n.announce()
-	if snap.Revision != before.Revision {
+	switch {
+	case snap.Revision != before.Revision:
+		n.tell(problems, set)
 		n.log.Info("new revision", "revision", snap.Revision, "routes", len(snap.Routes), "warnings", len(problems))
+	case failed:
+		n.log.Info("the documents have no errors any more, and say what they said before", "revision", snap.Revision)
 	}
 	return problems, nil
+}
+
+// tell says what is wrong with documents, for people with the lines they are about, for programs as records
+// of the log.
+func (n *node) tell(problems resource.Problems, set *resource.Set) {
+	if n.opts.logFormat != "json" {
+		problems.Render(n.app.err, set.Sources(), n.app.styleFor(n.app.err).on)
+		return
+	}
+	for _, p := range problems {
+		level := slog.LevelWarn
+		if p.Severity == resource.Error {
+			level = slog.LevelError
+		}
+		n.log.Log(context.Background(), level, "document: "+p.Message, "file", p.File, "line", p.Line, "column", p.Col, "code", p.Code, "hint", p.Hint)
+	}
 }
 
 func (n *node) lastReload() admin.ReloadStatus {
