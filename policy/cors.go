@@ -154,15 +154,15 @@ func (p *CrossOrigin) Compile(env *Env) any {
 	for i, m := range p.Methods {
 		if m == "*" {
 			env.Problem(index("methods", i), "name the methods; without the field they are those of the route", `"*" is a method of that name to browsers that send credentials`)
-		} else if !wire.IsToken(m) {
-			env.Problem(index("methods", i), "", "%q is no method", m)
+		} else {
+			env.methodName(index("methods", i), m)
 		}
 	}
 	for i, h := range p.Headers {
 		if h == "*" {
 			env.Problem(index("headers", i), "leave the field out: then any header may be sent", `"*" is a header of that name to browsers that send credentials`)
-		} else if !wire.IsToken(h) {
-			env.Problem(index("headers", i), "", "%q is no header name", h)
+		} else {
+			env.headerName(index("headers", i), h)
 		}
 	}
 	if p.Methods != nil {
@@ -183,8 +183,7 @@ func (p *CrossOrigin) Compile(env *Env) any {
 			env.Problem(index("expose", i), "name the headers", `"*" cannot go with credentials: browsers take it for the name of a header`)
 		case h == "*":
 			c.expose = "*"
-		case !wire.IsToken(h):
-			env.Problem(index("expose", i), "", "%q is no header name", h)
+		case !env.headerName(index("expose", i), h):
 		case c.expose != "*":
 			c.expose += ", " + h
 		}

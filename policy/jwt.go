@@ -267,7 +267,7 @@ func (p *JWT) fileKeys(env *Env) *keySource {
 	}
 	set, err := parseKeyFile(doc)
 	if err != nil {
-		env.Problem("keyFile", "", "the file cannot be used: %v", err)
+		env.Problem("keyFile", "public keys in PEM, or a JWK set (RFC 7517)", "the file cannot be used: %v", err)
 		return nil
 	}
 	for i, a := range p.Algorithms {

@@ -567,7 +567,7 @@ func TestJWTFiles(t *testing.T) {
 		`{issuer: "https://a.test", header: "a b"}`:                                                                             "no header name",
 		`{issuer: "https://a.test", staleFor: 1m}`:                                                                              "too old",
 		`{issuer: "https://a.test", claims: [{name: iss, values: [x]}]}`:                                                        "setting of its own",
-		`{issuer: "https://a.test", audience: [""]}`:                                                                            "cannot be empty",
+		`{issuer: "https://a.test", audience: [""]}`:                                                                            "an entry is empty",
 		`{issuer: "https://a.test", challengeScopes: ['a"b']}`:                                                                  "is no scope",
 		`{secret: {env: JWT_NOT_SET}, algorithms: [HS256]}`:                                                                     "is not set",
 		`{secret: {}, algorithms: [HS256]}`:                                                                                     "in a file or in an environment variable",
@@ -768,4 +768,8 @@ func BenchmarkJWT(bench *testing.B) {
 			}
 		}
 	})
+}
+
+func printableASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
 }

@@ -136,9 +136,7 @@ func (p TokenPlace) compile(env *Env, scopes []string) places {
 	c := places{TokenPlace: p, id: wire.FieldIDOf(p.Header)}
 	var list []string
 	if p.Header != "" {
-		if !wire.IsToken(p.Header) {
-			env.Problem("header", "", "%q is no header name", p.Header)
-		}
+		env.headerName("header", p.Header)
 		if c.id == wire.Authorization {
 			list = append(list, "Authorization: Bearer")
 		} else {
@@ -146,6 +144,7 @@ func (p TokenPlace) compile(env *Env, scopes []string) places {
 		}
 	}
 	if p.Cookie != "" {
+		env.cookieName("cookie", p.Cookie)
 		list = append(list, "cookie "+p.Cookie)
 	}
 	if p.Query != "" {
@@ -154,21 +153,13 @@ func (p TokenPlace) compile(env *Env, scopes []string) places {
 	if len(list) == 0 {
 		env.Problem("", "name a header, cookie or query parameter", "the token is looked for nowhere")
 	}
-	for i, s := range scopes {
-		if s == "" || strings.ContainsAny(s, " \"\\") || !printableASCII(s) {
-			env.Problem(index("challengeScopes", i), "", "%q is no scope", s)
-		}
-	}
+	env.scopeNames("challengeScopes", scopes)
 	c.text = reason.List(list)
 	c.challenge = "Bearer realm=" + quote(env.Route.API)
 	if len(scopes) > 0 {
 		c.challenge += ", scope=" + quote(strings.Join(scopes, " "))
 	}
 	return c
-}
-
-func printableASCII(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
 }
 
 // find looks in every place and returns the token, and whether another one was there too.
@@ -356,11 +347,7 @@ func (p *TokenClaims) compile(env *Env, issuer string, reasons *tokenReasons) cl
 			env.Problem(index("claims", i), "one of the two is enough", "the claim %s has a setting of its own, which is set too", r.Name)
 		}
 	}
-	for i, a := range p.Audience {
-		if a == "" {
-			env.Problem(index("audience", i), "", "an audience cannot be empty")
-		}
-	}
+	env.filled("audience", p.Audience)
 	return c
 }
 
@@ -744,7 +731,7 @@ func (e *Env) secretFrom(field string, ref resource.SecretRef) []byte {
 	}
 	b = e.fileFrom(field+".file", ref.File)
 	if b = bytes.TrimRight(b, "\r\n"); b != nil && len(b) == 0 {
-		e.Problem(field+".file", "", "the file is empty")
+		e.Problem(field+".file", "write the secret into it", "the file is empty")
 	}
 	return b
 }
@@ -770,7 +757,7 @@ func (e *Env) fileFrom(field, name string) []byte {
 		if errors.As(err, &p) {
 			err = p.Err
 		}
-		e.Problem(field, "", "the file cannot be read: %v", err)
+		e.Problem(field, "the path is relative to the document", "the file cannot be read: %v", err)
 		return nil
 	}
 	return b
