@@ -27,7 +27,7 @@ func (b *testbed) keeping(kept map[string]Kept, kind, config string, edit func(*
 		return nil, problems
 	}
 	env := &Env{Node: node, Name: kind, Problems: &problems, Route: &b.route, Consumers: b.consumers, Trust: b.trust, Memory: b.memory,
-		Quotas: b.quotas, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds, Resolve: func(p string) string { return p },
+		Quotas: b.quotas, Shared: b.shared, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds, Resolve: func(p string) string { return p },
 		Keep: func(name string, create func() Kept) Kept {
 			if kept[name] == nil {
 				kept[name] = create()
