@@ -174,7 +174,7 @@ const maxNearNames = 10000
 // Check looks the caller up, in the deny list first.
 func (c *accessCheck) Check(x *Exchange) reason.Verdict {
 	word, name := c.deny.match(x)
-	if word != "" {
+	if word != "" && !x.lifted(accessDenied) {
 		return accessDenied.Refuse(append([]reason.Fact{reason.Rule("match", word+" "+strconv.Quote(name)).At(c.denyAt), reason.Rule("denied", bounded(c.deny.list))}, callerFacts(x)...)...)
 	}
 	word, name = c.allow.match(x)

@@ -207,7 +207,7 @@ func (c *corsCheck) Check(x *Exchange) reason.Verdict {
 		}
 		return reason.Verdict{}
 	}
-	if !c.origins.has(origin) && !ownOrigin(origin, x.Scheme, x.Authority) {
+	if !c.origins.has(origin) && !ownOrigin(origin, x.Scheme, x.Authority) && !x.lifted(corsOrigin) {
 		facts := []reason.Fact{reason.Public("origin", shownOrigin(origin)), reason.Rule("allowed", c.origins.written).At(c.at), x.OwnerFact()}
 		if slip := c.origins.slip(origin); slip != "" {
 			facts = append(facts, reason.Rule("slip", slip))
@@ -222,11 +222,11 @@ func (c *corsCheck) Check(x *Exchange) reason.Verdict {
 	}
 	private := false
 	if v, _ := x.Fields.Lookup("Access-Control-Request-Private-Network"); wire.EqualFold(v, "true") {
-		if private = true; !c.private {
+		if private = true; !c.private && !x.lifted(corsPrivate) {
 			return corsPrivate.Refuse(reason.Public("origin", shownOrigin(origin)), reason.Rule("privateNetwork", "false").At(c.privateAt), x.OwnerFact())
 		}
 	}
-	if m := x.Fields.Get(wire.AccessControlRequestMethod); len(c.methods) > 0 && !slices.Contains(c.methods, m) {
+	if m := x.Fields.Get(wire.AccessControlRequestMethod); len(c.methods) > 0 && !slices.Contains(c.methods, m) && !x.lifted(corsMethod) {
 		return corsMethod.Refuse(reason.Public("method", strings.Clone(m)), reason.Public("allowed", c.methods).At(c.at), reason.Public("origin", shownOrigin(origin)), x.OwnerFact())
 	}
 	asked := x.Fields.Get(wire.AccessControlRequestHeaders)

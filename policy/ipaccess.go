@@ -162,7 +162,7 @@ func (c *ipCheck) Check(x *Exchange) reason.Verdict {
 	a := x.Client.Addr
 	for i := range c.deny {
 		s := &c.deny[i]
-		if t := s.networks(); t.table.Contains(a) {
+		if t := s.networks(); t.table.Contains(a) && !x.lifted(ipDenied) {
 			return c.refuseDenied(x, s, t)
 		}
 	}

@@ -387,7 +387,7 @@ func (c *jwtCheck) verify(x *Exchange, token string, sum [32]byte) (*acceptedTok
 	} else if refused.Refused() {
 		return nil, refused
 	}
-	if refused = c.kind(x, v); refused.Refused() {
+	if refused = c.kind(x, v); refused.Refused() && !x.lifted(refused.Reason) {
 		return nil, refused
 	}
 	if refused = c.judge(x, v.claims); refused.Refused() {

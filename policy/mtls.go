@@ -470,7 +470,7 @@ func (c *mtlsCheck) judge(x *Exchange, chain []*x509.Certificate) (a *accepted, 
 	if renewed := errors.As(err, &invalid) && invalid.Reason == x509.Expired && !moment.Equal(x.Now); renewed {
 		err = nil // its issuer was not valid then, but it is not valid now: that is what matters
 	}
-	if err != nil {
+	if err != nil && !x.lifted(mtlsUntrusted) {
 		return nil, until, untrusted(whyUntrusted(err, leaf))
 	}
 	switch {
@@ -480,7 +480,7 @@ func (c *mtlsCheck) judge(x *Exchange, chain []*x509.Certificate) (a *accepted, 
 		return nil, until, mtlsEarly.Refuse(about(reason.Public("from", leaf.NotBefore), reason.Public("now", x.Now), reason.Public("wait", roughly(leaf.NotBefore.Sub(x.Now))))...)
 	}
 	until = x.Now.Add(time.Hour)
-	for _, cert := range chains[0] {
+	for _, cert := range slices.Concat(chains[:min(len(chains), 1)]...) {
 		if cert.NotAfter.Before(until) {
 			until = cert.NotAfter
 		}
@@ -496,7 +496,7 @@ func (c *mtlsCheck) judge(x *Exchange, chain []*x509.Certificate) (a *accepted, 
 				facts = append(facts, reason.Public("why", why))
 			}
 			return nil, until, mtlsRevoked.Refuse(facts...)
-		case r.unknown != "" && !c.CRLFailOpen:
+		case r.unknown != "" && !c.CRLFailOpen && !x.lifted(mtlsUnchecked):
 			x.Extra.Put(wire.RetryAfter, "60")
 			return nil, until, mtlsUnchecked.Refuse(reason.Public("subject", subject), issuer, reason.Rule("fault", r.unknown), reason.Rule("written", c.CRL).At(c.crlAt),
 				reason.Public("retry_after", time.Minute), x.OwnerFact())

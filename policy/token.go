@@ -355,10 +355,10 @@ func (p *TokenClaims) compile(env *Env, issuer string, reasons *tokenReasons) cl
 func (c *claimCheck) judge(x *Exchange, claims map[string]any) reason.Verdict {
 	if c.issuer != "" {
 		iss, ok := claims["iss"].(string)
-		if !ok {
+		if !ok && !x.lifted(c.reasons.claimMissing) {
 			return c.lacks(x, claims, "iss", c.issuer, c.issuerAt)
 		}
-		if iss != c.issuer {
+		if ok && iss != c.issuer && !x.lifted(c.reasons.issuer) {
 			facts := []reason.Fact{reason.Public("wanted", c.issuer).At(c.issuerAt), reason.Public("seen", clipped(iss, 200)), x.OwnerFact()}
 			if s := difference(c.issuer, iss); s != "" {
 				facts = append(facts, reason.Public("slip", s))
@@ -367,12 +367,17 @@ func (c *claimCheck) judge(x *Exchange, claims map[string]any) reason.Verdict {
 		}
 	}
 	if len(c.Audience) > 0 {
-		if _, ok := claims["aud"]; !ok {
+		_, has := claims["aud"]
+		if !has && !x.lifted(c.reasons.claimMissing) {
 			return c.lacks(x, claims, "aud", reason.List(c.Audience), c.audienceAt)
 		}
 		seen := listOf(claims["aud"], false)
 		in := func(a string) bool { return slices.Contains(seen, a) }
-		if c.AudienceMatch == "all" && !allOf(c.Audience, in) || c.AudienceMatch != "all" && !slices.ContainsFunc(c.Audience, in) {
+		meant := slices.ContainsFunc(c.Audience, in)
+		if c.AudienceMatch == "all" {
+			meant = allOf(c.Audience, in)
+		}
+		if has && !meant && !x.lifted(c.reasons.audience) {
 			return c.wrongAudience(x, claims, seen)
 		}
 	}
@@ -380,9 +385,12 @@ func (c *claimCheck) judge(x *Exchange, claims map[string]any) reason.Verdict {
 		r := &c.Claims[i]
 		v, ok := claimAt(claims, r.Name)
 		if !ok || v == nil {
+			if x.lifted(c.reasons.claimMissing) {
+				continue
+			}
 			return c.lacks(x, claims, r.Name, reason.List(r.Values), c.claimsAt[i])
 		}
-		if seen := listOf(v, false); len(r.Values) > 0 && !slices.ContainsFunc(r.Values, func(w string) bool { return slices.Contains(seen, w) }) {
+		if seen := listOf(v, false); len(r.Values) > 0 && !slices.ContainsFunc(r.Values, func(w string) bool { return slices.Contains(seen, w) }) && !x.lifted(c.reasons.claimMismatch) {
 			return c.reasons.claimMismatch.Refuse(reason.Rule("values", r.Values).At(c.claimsAt[i]), reason.Public("claim", r.Name),
 				reason.Own("seen", few(seen)), x.OwnerFact())
 		}
