@@ -424,6 +424,9 @@ func (c *claimCheck) wrongAudience(x *Exchange, claims map[string]any, seen []st
 				}
 			}
 		}
+		if _, ok := claims["nonce"]; ok && slip == "" { // some access tokens have one too
+			slip = "it has a nonce: is it an ID token, which tells a client who logged in? APIs take access tokens"
+		}
 	}
 	if slip != "" {
 		facts = append(facts, reason.Public("slip", slip))
