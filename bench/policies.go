@@ -16,7 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -24,6 +24,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/maxmind/mmdbwriter"
+	"github.com/maxmind/mmdbwriter/mmdbtype"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -79,12 +81,15 @@ const (
 	rowRule    = "rule"
 	rowSchema  = "schema, POST"
 	rowAnybody = "anonymous"
+	rowKey     = "key-auth"
 )
 
 var policyRows = []policyRow{
 	{name: bare},
 	{name: bareToken, call: call{as: callers.token}},
 	{name: barePost, call: call{content: order}},
+	{name: "maintenance", beside: bare, policies: []string{`maintenance: {from: 2100-01-01, message: later}`}},
+	{name: "geo", beside: bare, policies: []string{`geo: {database: [../places.mmdb], deny: [XK], denyASN: [64511], unknown: allow}`}},
 	{name: "ip-access", beside: bare, policies: []string{`ip-access: {allow: [127.0.0.0/8, "2001:db8::/32"], deny: [127.0.0.66, 203.0.113.0/24]}`}},
 	{name: "bot", beside: bare, policies: []string{`bot: {denyGroups: [ai-crawlers, scrapers, http-libraries], deny: [BadBot]}`},
 		wrong: call{headers: []string{"User-Agent: BadBot/1"}}, status: 403},
@@ -93,7 +98,7 @@ var policyRows = []policyRow{
 	{name: "method", beside: bare, policies: []string{`method: {allow: [GET]}`}, wrong: call{method: "DELETE"}, status: 405},
 	{name: "size", beside: bare, policies: []string{`size: {body: 1MiB, header: 8KiB, uri: 1KiB}`},
 		wrong: call{path: "/?" + strings.Repeat("x", 1024)}, status: 414},
-	{name: "key-auth", beside: bare, policies: []string{`key-auth: {}`}, wrong: call{headers: []string{"X-Api-Key:"}}, status: 401},
+	{name: rowKey, beside: bare, policies: []string{withKey}, wrong: call{headers: []string{"X-Api-Key:"}}, status: 401},
 	{name: "basic, remembered", beside: bare, policies: []string{`basic: {}`}, call: call{as: callers.password},
 		wrong: call{headers: []string{"Authorization:"}}, status: 401},
 	{name: "hmac", beside: bare, policies: []string{`hmac: {components: ["@method", "@path"], maxAge: 24h}`}, call: call{as: callers.signature},
@@ -101,6 +106,10 @@ var policyRows = []policyRow{
 	{name: rowJWT, beside: bareToken, policies: []string{`jwt: {issuer: "` + tokenIssuer + `", audience: [bench], keyFile: ../issuer.pem}`}, call: call{as: callers.token},
 		wrong: call{headers: []string{"Authorization:"}}, status: 401},
 	{name: rowAnybody, beside: bare, policies: []string{anybody}},
+	{name: "subscription", beside: rowKey, policies: []string{withKey, `subscription: {}`}, wrong: call{headers: []string{"X-Api-Key:"}}, status: 401},
+	{name: "access", beside: rowKey, policies: []string{withKey, `access: {allow: {applications: [bench]}}`}, wrong: call{headers: []string{"X-Api-Key:"}}, status: 401},
+	{name: "roles", beside: rowAnybody, policies: []string{anybody, `roles: {any: [writer, reader]}`}},
+	{name: "groups", beside: rowAnybody, policies: []string{anybody, `groups: {any: [board, staff]}`}},
 	{name: "scopes", beside: rowAnybody, policies: []string{anybody, `scopes: {all: [read]}`}},
 	{name: rowRule, beside: rowAnybody, policies: []string{anybody, `rule: {rules: [` +
 		`{name: office, effect: deny, when: 'client.ip.within("192.0.2.0/24")'}, ` +
@@ -122,6 +131,8 @@ var policyRows = []policyRow{
 	{name: "waf, POST", beside: barePost, policies: []string{`waf: {}`}, call: call{content: order}, wrong: call{path: attack}, status: 403},
 	{name: "headers", beside: bare, policies: []string{`headers: {request: {set: {X-Env: prod}, remove: [Referer]}, response: {set: {X-Bench: yes}, remove: [Server]}}`},
 		shows: "X-Bench: yes"},
+	{name: "path", beside: bare, policies: []string{`path: {match: "^/(.*)$", replace: "/$1"}`}},
+	{name: "mock", beside: bare, policies: []string{`mock: {answers: [{body: {mocked: true}}]}`}, shows: `"mocked":true`},
 	{name: "transform, JSON answer", beside: bare, policies: []string{`transform: {request: {query: {set: {from: bench}}}, response: {body: {remove: [carrier], set: {source: bench}}}}`},
 		shows: `"source":"bench"`},
 	{name: "mask, JSON answer", beside: bare, policies: []string{`mask: {fields: [customer], patterns: [card, iban]}`}, shows: `"customer":"***"`},
@@ -130,7 +141,8 @@ var policyRows = []policyRow{
 }
 
 const (
-	anybody     = `anonymous: {scopes: [read], roles: [reader]}`
+	anybody     = `anonymous: {scopes: [read], roles: [reader], groups: [staff]}`
+	withKey     = `key-auth: {}`
 	attack      = "/?q=%27%20OR%201%3D1%20--%20%3Cscript%3Ealert(1)%3C%2Fscript%3E"
 	tokenIssuer = "https://login.bench.test"
 )
@@ -159,7 +171,7 @@ func (c callers) signature() []string {
 
 // newCallers makes a password, a shared secret with a signature of GET /, and an
 // issuer's key with a token. What Whygate reads of them is in dir: issuer.pem and
-// hmac.secret.
+// hmac.secret, and places.mmdb, which knows where networks are.
 func newCallers(dir string, now time.Time) (callers, error) {
 	c := callers{HMACFile: filepath.Join(dir, "hmac.secret")}
 	password, secret := rand.Text(), rand.Text()
@@ -176,6 +188,10 @@ func newCallers(dir string, now time.Time) (callers, error) {
 	fmt.Fprintf(mac, "\"@method\": GET\n\"@path\": /\n\"@signature-params\": %s", c.signedInput)
 	c.signedValue = base64.StdEncoding.EncodeToString(mac.Sum(nil))
 	if err := os.WriteFile(c.HMACFile, []byte(secret), 0o600); err != nil {
+		return c, err
+	}
+
+	if err := writePlaces(filepath.Join(dir, "places.mmdb")); err != nil {
 		return c, err
 	}
 
@@ -202,6 +218,31 @@ func newCallers(dir string, now time.Time) (callers, error) {
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})
 	return c, os.WriteFile(filepath.Join(dir, "issuer.pem"), text, 0o600)
+}
+
+// writePlaces writes a database of 256 networks. That of the callers is not among them, since nobody can say where the
+// loopback address is.
+func writePlaces(name string) error {
+	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "Country-ASN", IncludeReservedNetworks: true})
+	if err != nil {
+		return err
+	}
+	for i := range 256 {
+		network := &net.IPNet{IP: net.IPv4(198, 18, byte(i), 0).To4(), Mask: net.CIDRMask(24, 32)}
+		place := mmdbtype.Map{"country": mmdbtype.Map{"iso_code": mmdbtype.String("DE")}, "autonomous_system_number": mmdbtype.Uint32(64496 + i)}
+		if err := tree.Insert(network, place); err != nil {
+			return err
+		}
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := tree.WriteTo(f); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // policies measures every row in each round, closed loop.

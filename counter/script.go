@@ -20,6 +20,7 @@ import (
 //	q  limit, cost, and four ends of periods in Unix seconds: a quota; its key gets the beginning
 //	   of the period that now lies in appended, or that of the middle one if it lies in none
 //	c  limit, member, seconds: a place among the calls in flight, taken for so long
+//	n  seconds, -, -: something that may be used once in so long
 //
 // The answer has five numbers for each key: 1 if it passes, what is left, when it would pass, when all is
 // free again (both in nanoseconds), and the beginning of the period of a quota.
@@ -69,6 +70,15 @@ for i = 1, #KEYS do
       left, retry = math.max(limit - used, 0), reset
     end
     a = a + 8
+  elseif kind == 'n' then
+    local rest = redis.call('PTTL', key)
+    if rest == -2 then
+      ok = 1
+      todo[i] = ARGV[a + 2]
+    else
+      retry = math.max(rest, 0) * 1e6
+    end
+    a = a + 5
   else
     local now = s * 1e6 + math.floor(n / 1000)
     local held = redis.call('ZCOUNT', key, string.format('(%.0f', now), '+inf')
@@ -94,6 +104,8 @@ if spend and not refused then
       elseif kind == 'q' then
         redis.call('INCRBY', w[1], w[2])
         redis.call('EXPIRE', w[1], w[3])
+      elseif kind == 'n' then
+        redis.call('SET', key, '1', 'EX', w)
       else
         redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', w[1]))
         redis.call('ZADD', key, string.format('%.0f', w[1] + tonumber(w[3]) * 1e6), w[2])
@@ -156,6 +168,7 @@ const (
 	quotaKind = "q"
 	placeKind = "c"
 	renewKind = "l"
+	onceKind  = "n"
 )
 
 // SharedRate is a rate as the shared counters are asked for it.

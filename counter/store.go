@@ -297,6 +297,16 @@ func (c *Call) Place(of any, p *SharedPlaces, who string, watch bool) {
 	c.args = append(c.args, placeKind, flag(watch), p.limit, member, placeSeconds)
 }
 
+// Once asks for something that may be used once, such as a nonce, and that is remembered for so long. It is never
+// given back.
+func (c *Call) Once(of any, name, who string, long time.Duration) {
+	k := c.store.key(onceKind, name, who)
+	seconds := max(int64((long+time.Second-1)/time.Second), 1)
+	c.asks = append(c.asks, Asked{of: of, kind: onceKind, key: k})
+	c.keys = append(c.keys, k)
+	c.args = append(c.args, onceKind, zero, strconv.FormatInt(seconds, 10), zero, zero)
+}
+
 // Of finds what came of a limit, nil if it was not asked for.
 func (c *Call) Of(of any) *Asked {
 	for i := range c.asks {
@@ -393,7 +403,7 @@ func (c *Call) settle(all bool) {
 	for i := range c.asks {
 		a := &c.asks[i]
 		switch {
-		case !a.OK:
+		case !a.OK, a.kind == onceKind:
 		case a.kind == placeKind:
 			places, placeArgs = append(places, a.key), append(placeArgs, placeKind, a.back, zero)
 		case !all:

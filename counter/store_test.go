@@ -5,8 +5,10 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -214,6 +216,51 @@ func TestSharedQuota(t *testing.T) {
 		if fake.TTL(k) <= 0 {
 			t.Errorf("the key %s stays for ever", k)
 		}
+	}
+}
+
+// What may be used once is used by one node alone, however many ask at the same time; it is not given back with what a
+// call took besides, and free again in the end.
+func TestOnce(t *testing.T) {
+	once := func(who string, long time.Duration) asking {
+		return func(c *Call, of any) { c.Once(of, "nonces", who, long) }
+	}
+	r := realServer(t)
+	var wait sync.WaitGroup
+	var first atomic.Int64
+	for range 3 {
+		s := openStore(t, "redis://"+r.Addr, "")
+		for range 8 {
+			wait.Go(func() {
+				for n := range 50 {
+					if take(t, s, once(strconv.Itoa(n), time.Minute))[0].OK {
+						first.Add(1)
+					}
+				}
+			})
+		}
+	}
+	wait.Wait()
+	if first.Load() != 50 {
+		t.Errorf("50 were used %d times", first.Load())
+	}
+
+	s, fake := fakeStore(t)
+	if !peek(t, s, once("a", time.Second))[0].OK || !peek(t, s, once("a", time.Second))[0].OK {
+		t.Error("looking used it")
+	}
+	c, got := begin(t, s, true, once("a", 1500*time.Millisecond), placeOf(1))
+	if !got[0].OK || !got[1].OK {
+		t.Errorf("the first: %+v", got)
+	}
+	c.Undo()
+	c.Give()
+	if got := peek(t, s, once("a", time.Second), placeOf(1)); got[0].OK || got[0].Retry <= time.Second || !got[1].OK {
+		t.Errorf("given back: %+v", got)
+	}
+	fake.FastForward(2 * time.Second)
+	if !take(t, s, once("a", time.Second))[0].OK {
+		t.Error("it is kept for too long")
 	}
 }
 

@@ -163,7 +163,10 @@ func (e *Explanation) checks(x *policy.Exchange, r *snapshot.Route, pardoned []s
 	a := asker{x: x}
 	for i := range r.Steps {
 		s := &r.Steps[i]
-		if entry := a.ask(s); entry.Outcome == reason.Denied && len(pardoned) > 0 && slices.Contains(pardoned, pardonOf(entry)) {
+		if len(pardoned) > 0 {
+			x.Lifted = func(r *reason.Reason) bool { return slices.Contains(pardoned, pardonBy(s.Name, r, s.Source)+goesOn) }
+		}
+		if entry := a.ask(s); entry.Outcome == reason.Denied && isPardoned(pardoned, pardonOf(entry)) {
 			e.Trail = append(e.Trail, entryOf(s, reason.Skipped, reason.Verdict{}))
 		} else if entry.Outcome == reason.Denied {
 			status := entry.StatusCode()
@@ -185,6 +188,10 @@ func (e *Explanation) checks(x *policy.Exchange, r *snapshot.Route, pardoned []s
 		}
 	}
 	return false
+}
+
+func isPardoned(pardoned []string, name string) bool {
+	return slices.ContainsFunc(pardoned, func(p string) bool { return strings.TrimSuffix(p, goesOn) == name })
 }
 
 func (e *Explanation) refusedBy(entry reason.Entry, status int) {

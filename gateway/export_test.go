@@ -7,6 +7,9 @@ import (
 	"github.com/whygate/whygate/snapshot"
 )
 
+// MaxChanges is how many changes a way has at most.
+const MaxChanges = maxChanges
+
 // Edit is a change that findWays may try, for the test that searches by brute force.
 type Edit struct {
 	Fix    reason.Fix

@@ -156,14 +156,17 @@ func (c *call) decide() (v reason.Verdict, step int) {
 }
 
 // watch runs a policy that only watches: what it would have refused is noted, and the answer
-// carries nothing of it.
+// carries nothing of it, but for what prepares callers for the day when it refuses.
 func (c *call) watch(s *policy.Step) {
 	extra := slices.Clone(c.x.Extra)
 	if v := s.Check.Check(&c.x); v.Refused() {
 		c.rec.Flags |= calllog.Shadowed
 		c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, v))
 	}
-	c.x.Extra, c.x.Answer, c.x.Store = append(c.x.Extra[:0], extra...), nil, nil
+	c.x.Answer, c.x.Store = nil, nil
+	if p, ok := s.Check.(policy.Preparer); !ok || !p.Prepares() {
+		c.x.Extra = append(c.x.Extra[:0], extra...)
+	}
 }
 
 // Malformed answers a request that never became a call.

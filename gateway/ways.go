@@ -35,11 +35,19 @@ type edit struct {
 	pardon string // the refusal that would not happen then
 }
 
+// goesOn marks the pardon of a refusal that an owner or operator would make not happen: the check then goes on with
+// what else it looks at. Where the caller would come with another credential or content, nothing more is known of it.
+const goesOn = "\x00goes on"
+
 // pardonOf names a refusal by a check in all its routes. The check's name alone would not do: with another
 // method or path the call meets other checks of that name, and one check may have several things to refuse.
 func pardonOf(refused reason.Entry) string {
-	name := refused.Check + "\x00" + refused.Reason.Code
-	if from := refused.From; from != nil {
+	return pardonBy(refused.Check, refused.Reason, refused.From)
+}
+
+func pardonBy(check string, r *reason.Reason, from *reason.Source) string {
+	name := check + "\x00" + r.Code
+	if from != nil {
 		name += "\x00" + from.Document + "\x00" + from.Field
 	}
 	return name
@@ -343,7 +351,11 @@ func edits(e *Explanation, at time.Time) []edit {
 	for _, f := range v.Tell(reason.ToOperator).Fixes {
 		if asked&(1<<f.By) == 0 {
 			asked |= 1 << f.By
-			list = append(list, edit{fix: f, pardon: pardon})
+			ed := edit{fix: f, pardon: pardon}
+			if f.By == reason.Owner || f.By == reason.Operator {
+				ed.pardon += goesOn
+			}
+			list = append(list, ed)
 		}
 	}
 	return list

@@ -126,7 +126,7 @@ func (p *Access) Compile(env *Env) any {
 		{"allow.tenants", p.Allow.Tenants, tenants, "tenant"}, {"deny.tenants", p.Deny.Tenants, tenants, "tenant"},
 	} {
 		for i, n := range l.names {
-			if _, ok := slices.BinarySearch(l.known, n); ok {
+			if _, ok := slices.BinarySearch(l.known, n); ok || n == "" {
 				continue
 			}
 			hint := ""
@@ -144,16 +144,22 @@ func (p *Access) Compile(env *Env) any {
 		}
 	}
 	for _, l := range []struct {
+		field string
+		names []string
+	}{
+		{"deny.applications", p.Deny.Applications}, {"deny.teams", p.Deny.Teams}, {"deny.tenants", p.Deny.Tenants}, {"deny.subjects", p.Deny.Subjects},
+		{"allow.applications", p.Allow.Applications}, {"allow.teams", p.Allow.Teams}, {"allow.tenants", p.Allow.Tenants}, {"allow.subjects", p.Allow.Subjects},
+	} {
+		env.filled(l.field, l.names)
+	}
+	for _, l := range []struct {
 		field       string
 		names, deny []string
 	}{
 		{"allow.applications", p.Allow.Applications, p.Deny.Applications}, {"allow.teams", p.Allow.Teams, p.Deny.Teams}, {"allow.tenants", p.Allow.Tenants, p.Deny.Tenants}, {"allow.subjects", p.Allow.Subjects, p.Deny.Subjects},
 	} {
 		for i, n := range l.names {
-			switch {
-			case n == "":
-				env.Problem(index(l.field, i), "", "an entry is empty")
-			case slices.Contains(l.deny, n):
+			if slices.Contains(l.deny, n) {
 				env.Problem(index(l.field, i), "take it out of one of them", "%q is allowed and denied; deny wins", n)
 			}
 		}
@@ -168,7 +174,7 @@ const maxNearNames = 10000
 // Check looks the caller up, in the deny list first.
 func (c *accessCheck) Check(x *Exchange) reason.Verdict {
 	word, name := c.deny.match(x)
-	if word != "" {
+	if word != "" && !x.lifted(accessDenied) {
 		return accessDenied.Refuse(append([]reason.Fact{reason.Rule("match", word+" "+strconv.Quote(name)).At(c.denyAt), reason.Rule("denied", bounded(c.deny.list))}, callerFacts(x)...)...)
 	}
 	word, name = c.allow.match(x)

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"strings"
+
 	"github.com/whygate/whygate/consumer"
 	"github.com/whygate/whygate/reason"
 )
@@ -30,6 +32,12 @@ type anonymousCheck struct {
 
 // Compile makes the identity.
 func (p *Anonymous) Compile(env *Env) any {
+	if strings.TrimSpace(p.Subject) == "" {
+		env.Problem("subject", "such as anonymous, or leave the field out", "an identity needs a name")
+	}
+	env.scopeNames("scopes", p.Scopes)
+	env.filled("roles", p.Roles)
+	env.filled("groups", p.Groups)
 	return &anonymousCheck{at: env.Source(""), identity: consumer.Identity{Method: "anonymous", Subject: p.Subject, Scopes: p.Scopes, Roles: p.Roles, Groups: p.Groups}}
 }
 

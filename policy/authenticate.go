@@ -311,6 +311,11 @@ func (c *AnyOf) missing(x *Exchange) reason.Verdict {
 	}
 	x.challenge(challenges)
 	facts := []reason.Fact{reason.Public("wanted", "one of: "+c.Wants()).At(c.at), x.OwnerFact()}
+	// What one method does not look at, another one may have said more of.
+	others := func(s string) bool { return strings.HasPrefix(s, "Authorization carries ") }
+	if slices.ContainsFunc(slips, func(s string) bool { return !others(s) }) {
+		slips = slices.DeleteFunc(slips, others)
+	}
 	if len(slips) > 0 {
 		facts = append(facts, reason.Public("slips", strings.Join(slips, "; ")))
 	}

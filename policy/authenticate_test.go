@@ -27,7 +27,7 @@ func (b *testbed) keeping(kept map[string]Kept, kind, config string, edit func(*
 		return nil, problems
 	}
 	env := &Env{Node: node, Name: kind, Problems: &problems, Route: &b.route, Consumers: b.consumers, Trust: b.trust, Memory: b.memory,
-		Quotas: b.quotas, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds, Resolve: func(p string) string { return p },
+		Quotas: b.quotas, Shared: b.shared, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds, Resolve: func(p string) string { return p },
 		Keep: func(name string, create func() Kept) Kept {
 			if kept[name] == nil {
 				kept[name] = create()
@@ -237,6 +237,22 @@ func TestAnyOfWithAnonymous(t *testing.T) {
 
 // TestAnyOfWithoutSomethingSent: a method may accept, refuse or send elsewhere a call that carries
 // nothing for it.
+// TestAnyOfSlips: what one method does not look at is not told where another one knows what it is.
+func TestAnyOfSlips(t *testing.T) {
+	b := newTokenBed(t)
+	methods := NewMethods(steps(b.check("key-auth", `{}`), b.check("basic", `{}`), b.check("jwt", jwtConfig)), "any")
+	for header, want := range map[string]string{
+		b.issuer.Token(nil): `seen nothing of that kind; a token is there without the word "Bearer" before it`,
+		"Digest username=x": "seen nothing of that kind; Authorization carries Digest, which is not looked at",
+	} {
+		v := methods.Check(b.with("Authorization", header))
+		wants(t, v, "authentication.missing")
+		if got := "seen " + v.Tell(reason.ToOperator).Seen; !strings.HasPrefix(got, want) || strings.Contains(got, "Basic") {
+			t.Errorf("%.20s: %s", header, got)
+		}
+	}
+}
+
 func TestAnyOfWithoutSomethingSent(t *testing.T) {
 	b := newTestbed(t)
 	by := &consumer.Identity{Subject: "by address"}

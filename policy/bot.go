@@ -178,7 +178,11 @@ func botPatterns(env *Env, side string, plain, expressions, groups []string) (li
 	}
 	for i, s := range expressions {
 		at := index(side+"Regexps", i)
-		if len(s) > botExpression {
+		switch {
+		case strings.TrimSpace(s) == "":
+			env.Problem(at, `for every name write ".*"`, "an empty expression matches every name")
+			continue
+		case len(s) > botExpression:
 			env.Problem(at, "split it", "a regular expression may have %d characters, this one has %d", botExpression, len(s))
 			continue
 		}

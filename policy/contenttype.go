@@ -169,11 +169,11 @@ func (c *typeCheck) Check(x *Exchange) reason.Verdict {
 	}
 	t, has := x.Fields.Find(wire.ContentType)
 	if !has || strings.TrimSpace(t) == "" {
-		if !c.missing {
+		if !c.missing && !x.lifted(typeMissing) {
 			c.tell(x)
 			return typeMissing.Refuse(append(c.wanted(), x.OwnerFact())...)
 		}
-	} else if v := c.judge(x, t); v.Refused() {
+	} else if v := c.judge(x, t); v.Refused() && !x.lifted(v.Reason) {
 		return v
 	}
 	if name := contentCoding(x); name != "" {

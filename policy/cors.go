@@ -154,15 +154,15 @@ func (p *CrossOrigin) Compile(env *Env) any {
 	for i, m := range p.Methods {
 		if m == "*" {
 			env.Problem(index("methods", i), "name the methods; without the field they are those of the route", `"*" is a method of that name to browsers that send credentials`)
-		} else if !wire.IsToken(m) {
-			env.Problem(index("methods", i), "", "%q is no method", m)
+		} else {
+			env.methodName(index("methods", i), m)
 		}
 	}
 	for i, h := range p.Headers {
 		if h == "*" {
 			env.Problem(index("headers", i), "leave the field out: then any header may be sent", `"*" is a header of that name to browsers that send credentials`)
-		} else if !wire.IsToken(h) {
-			env.Problem(index("headers", i), "", "%q is no header name", h)
+		} else {
+			env.headerName(index("headers", i), h)
 		}
 	}
 	if p.Methods != nil {
@@ -183,8 +183,7 @@ func (p *CrossOrigin) Compile(env *Env) any {
 			env.Problem(index("expose", i), "name the headers", `"*" cannot go with credentials: browsers take it for the name of a header`)
 		case h == "*":
 			c.expose = "*"
-		case !wire.IsToken(h):
-			env.Problem(index("expose", i), "", "%q is no header name", h)
+		case !env.headerName(index("expose", i), h):
 		case c.expose != "*":
 			c.expose += ", " + h
 		}
@@ -208,7 +207,7 @@ func (c *corsCheck) Check(x *Exchange) reason.Verdict {
 		}
 		return reason.Verdict{}
 	}
-	if !c.origins.has(origin) && !ownOrigin(origin, x.Scheme, x.Authority) {
+	if !c.origins.has(origin) && !ownOrigin(origin, x.Scheme, x.Authority) && !x.lifted(corsOrigin) {
 		facts := []reason.Fact{reason.Public("origin", shownOrigin(origin)), reason.Rule("allowed", c.origins.written).At(c.at), x.OwnerFact()}
 		if slip := c.origins.slip(origin); slip != "" {
 			facts = append(facts, reason.Rule("slip", slip))
@@ -223,11 +222,11 @@ func (c *corsCheck) Check(x *Exchange) reason.Verdict {
 	}
 	private := false
 	if v, _ := x.Fields.Lookup("Access-Control-Request-Private-Network"); wire.EqualFold(v, "true") {
-		if private = true; !c.private {
+		if private = true; !c.private && !x.lifted(corsPrivate) {
 			return corsPrivate.Refuse(reason.Public("origin", shownOrigin(origin)), reason.Rule("privateNetwork", "false").At(c.privateAt), x.OwnerFact())
 		}
 	}
-	if m := x.Fields.Get(wire.AccessControlRequestMethod); len(c.methods) > 0 && !slices.Contains(c.methods, m) {
+	if m := x.Fields.Get(wire.AccessControlRequestMethod); len(c.methods) > 0 && !slices.Contains(c.methods, m) && !x.lifted(corsMethod) {
 		return corsMethod.Refuse(reason.Public("method", strings.Clone(m)), reason.Public("allowed", c.methods).At(c.at), reason.Public("origin", shownOrigin(origin)), x.OwnerFact())
 	}
 	asked := x.Fields.Get(wire.AccessControlRequestHeaders)

@@ -169,6 +169,15 @@ func (r *recent[V]) find(key *[sha256.Size]byte, now time.Time) (v V, ok bool) {
 	return e.value, true
 }
 
+// put remembers a value until a time, in place of the one before.
+func (r *recent[V]) put(key *[sha256.Size]byte, v V, now, until time.Time) {
+	s := &r.shards[key[0]&15]
+	s.mu.Lock()
+	delete(s.m, *key)
+	s.mu.Unlock()
+	r.add(key, v, now, until)
+}
+
 // add remembers a value until a time. Where there is no room, what has expired goes first, and then
 // anything. It reports false when the key was remembered already: then nothing changes.
 func (r *recent[V]) add(key *[sha256.Size]byte, v V, now, until time.Time) bool {

@@ -31,6 +31,9 @@ import (
 // Pages of other origins that may call need the policy cors as well: with X-CSRF-Token under expose they can
 // read the token from an answer, and the header is among those that they may send.
 //
+// While the policy only watches (shadow, or enforce for other callers), answers bring tokens all the same, so that pages
+// have theirs from the moment it is enforced.
+//
 // Bound to the session cookie of the application or to the identity, a token of somebody else is worth
 // nothing, even to those who can set cookies for this host from a neighbouring one. Without a secret of its own the
 // gateway makes one at its start: then tokens end with the process, and hold on one node only.
@@ -173,16 +176,12 @@ type csrfCheck struct {
 // Compile finds the secret and checks the names.
 func (p *CSRF) Compile(env *Env) any {
 	c := &csrfCheck{CSRF: *p, consumers: env.Consumers, at: env.Source(""), originsAt: env.Source("origins"), lifeAt: env.Source("lifetime"), secretAt: env.Source("secret")}
-	if !wire.IsToken(p.Cookie) {
-		env.Problem("cookie", "", "%q is no name of a cookie", p.Cookie)
-	}
-	if !wire.IsToken(p.Header) {
-		env.Problem("header", "", "%q is no header name", p.Header)
-	} else if wire.FieldIDOf(p.Header) != wire.OtherField || slices.Contains([]string{"accept", "accept-language", "content-language", "range"}, strings.ToLower(p.Header)) {
+	env.cookieName("cookie", p.Cookie)
+	if env.headerName("header", p.Header) && (wire.FieldIDOf(p.Header) != wire.OtherField || slices.Contains([]string{"accept", "accept-language", "content-language", "range"}, strings.ToLower(p.Header))) {
 		env.Problem("header", "such as X-CSRF-Token", "%s has a meaning of its own", p.Header)
 	}
-	if p.Session != "" && !wire.IsToken(p.Session) {
-		env.Problem("session", "", "%q is no name of a cookie", p.Session)
+	if p.Session != "" {
+		env.cookieName("session", p.Session)
 	}
 	if p.Session != "" && p.Session == p.Cookie {
 		env.Problem("session", "name the cookie of the application's session", "the token cannot be bound to its own cookie")
@@ -275,6 +274,9 @@ func (c *csrfCheck) AllowHeader(name string) {
 	}
 }
 
+// Prepares is true: answers bring the token that later calls have to carry.
+func (c *csrfCheck) Prepares() bool { return true }
+
 // ReadsBody is whether the token may be in a form.
 func (c *csrfCheck) ReadsBody() bool { return c.Field != "" }
 
@@ -296,7 +298,7 @@ func (c *csrfCheck) Check(x *Exchange) reason.Verdict {
 		}
 	}
 	field, v := c.origin(x)
-	if v.Refused() {
+	if v.Refused() && !x.lifted(csrfOrigin) {
 		return v
 	}
 	cookie := ""
@@ -347,6 +349,9 @@ func (c *csrfCheck) upgrade(x *Exchange) reason.Verdict {
 		return reason.Verdict{}
 	}
 	_, v := c.origin(x)
+	if x.lifted(csrfOrigin) {
+		return reason.Verdict{}
+	}
 	return v
 }
 

@@ -27,6 +27,9 @@ type Exchange struct {
 	// Explaining is set when nothing must be spent, counted or changed. Checks add facts to what
 	// they let pass.
 	Explaining bool
+	// Lifted says of an explanation that a refusal for this reason is taken not to happen, since an owner or operator
+	// would change what causes it. A check that has more to look at goes on. Nil: nothing is lifted.
+	Lifted func(r *reason.Reason) bool
 	// Cheap is set while Explaining, when a stranger's call that was refused is explained on the side:
 	// checks leave open what is costly to find out.
 	Cheap bool
@@ -104,6 +107,9 @@ type Waiting interface {
 	// client is still there.
 	Wait(done <-chan struct{}, atMost time.Duration) bool
 }
+
+// lifted is Lifted.
+func (x *Exchange) lifted(r *reason.Reason) bool { return x.Lifted != nil && x.Lifted(r) }
 
 // Note is a hint for the call's record.
 type Note struct{ Code, Text string }

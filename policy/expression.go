@@ -97,7 +97,7 @@ func (e *Env) compileExpression(field, text string, want ...*cel.Type) *expressi
 	}
 	x := &expression{text: text, ast: checked.NativeRep()}
 	if t := checked.OutputType(); !t.IsExactType(cel.DynType) && !slices.ContainsFunc(want, t.IsExactType) {
-		hint := ""
+		hint := "give it the value that is meant, such as 1 + int(request.size) / 1000"
 		if want[0] == cel.BoolType {
 			hint = "compare it with something"
 		}
@@ -175,6 +175,8 @@ func (e *Env) expressionProblem(field, text string, line, column int, message st
 			operator = "… ? … : …"
 		case "within":
 			hint = `for example client.ip.within("10.0.0.0/8")`
+		default:
+			hint = "both sides are of one type; string(…), int(…) and double(…) turn one into another"
 		case "in":
 			hint = `in looks into lists and maps; into networks client.ip.within("10.0.0.0/8"), into texts text.contains("part")`
 		}
@@ -183,7 +185,7 @@ func (e *Env) expressionProblem(field, text string, line, column int, message st
 		message = "syntax: " + strings.Join(strings.Fields(strings.TrimPrefix(message, "Syntax error: ")), " ")
 		at := runeAt(text, line, column)
 		if strings.Contains(message, "<EOF>' expecting") {
-			message = "syntax: the expression ends too early"
+			message, hint = "syntax: the expression ends too early", "something is missing at its end: a value, or a bracket that closes"
 		} else if strings.Contains(message, "token recognition error at: '= ") || strings.Contains(message, "token recognition error at: '='") {
 			message, hint = "syntax: = compares nothing", "write == to compare"
 		} else if strings.Contains(message, "token recognition error at: ''") || strings.Contains(message, "token recognition error at: '\"") {
@@ -193,6 +195,9 @@ func (e *Env) expressionProblem(field, text string, line, column int, message st
 			length = strings.IndexByte(at, ' ')
 		} else if i := strings.Index(message, " expecting {"); i > 0 {
 			message = message[:i]
+		}
+		if hint == "" {
+			hint = `an expression is such as request.method == "GET" && "orders.read" in identity.scopes`
 		}
 	case strings.HasSuffix(message, " does not support field selection"):
 		message, length = "a "+typeName(name)+" has no fields", 1

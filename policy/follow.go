@@ -65,7 +65,7 @@ func follow[T any](env *Env, kind, field, path string, max int64, read func(cont
 		var list resource.Problems
 		if errors.As(err, &list) {
 			*env.Problems = append(*env.Problems, list...)
-			env.Problem(field, "", "%s has %s", path, plural(len(list), "problem"))
+			env.Problem(field, "mend the file where it says, or name another one", "%s has %s", path, plural(len(list), "problem"))
 		} else {
 			env.Problem(field, "the path is relative to the document", "%s cannot be read: %v", path, err)
 		}

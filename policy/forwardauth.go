@@ -151,18 +151,17 @@ func (p *ForwardAuth) Compile(env *Env) any {
 		for i, n := range list.names {
 			at := index(list.field, i)
 			switch {
-			case !wire.IsToken(n):
-				env.Problem(at, "", "%q is no header name", n)
+			case !env.headerName(at, n):
 			case framed(wire.FieldIDOf(n)):
 				env.Problem(at, "X-Forwarded-Host and the others are sent anyway", "%s belongs to the connection", n)
 			case list.field == "headers" && hasPrefixFold(n, "x-forwarded-"):
-				env.Problem(at, "", "%s describes the call to the authorizer, and the gateway writes it", n)
+				env.Problem(at, "take it out: it is sent anyway", "%s describes the call to the authorizer, and the gateway writes it", n)
 			}
 		}
 	}
 	for _, h := range [][2]string{{"subject", p.Subject}, {"scopes", p.Scopes}, {"roles", p.Roles}, {"groups", p.Groups}} {
-		if h[1] != "" && !wire.IsToken(h[1]) {
-			env.Problem(h[0], "", "%q is no header name", h[1])
+		if h[1] != "" {
+			env.headerName(h[0], h[1])
 		}
 		if h[1] != "" && p.Subject == "" {
 			env.Problem(h[0], "name the header with the subject too", "%s of nobody: there is no subject", h[0])

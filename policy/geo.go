@@ -232,9 +232,9 @@ func (c *geoCheck) Check(x *Exchange) reason.Verdict {
 	p := c.find(x.Client.Addr)
 	known := p.country != country{}
 	switch {
-	case known && slices.Contains(c.deny, p.country):
+	case known && slices.Contains(c.deny, p.country) && !x.lifted(geoDenied):
 		return c.refuse(x, geoDenied, p, p.country.String())
-	case p.asn != 0 && slices.Contains(c.denyASN, p.asn):
+	case p.asn != 0 && slices.Contains(c.denyASN, p.asn) && !x.lifted(geoDenied):
 		return c.refuse(x, geoDenied, p, asnText(p.asn))
 	case known && slices.Contains(c.allow, p.country), p.asn != 0 && slices.Contains(c.allowASN, p.asn):
 	case c.byCountry && !known && !c.unknown:

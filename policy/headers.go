@@ -48,10 +48,7 @@ func (p *Headers) Compile(env *Env) any {
 
 func (e *HeaderEdit) compile(env *Env, field string) {
 	check := func(at, name string) {
-		switch {
-		case !wire.IsToken(name):
-			env.Problem(at, "", "%q is no header name", name)
-		case framed(wire.FieldIDOf(name)):
+		if env.headerName(at, name) && framed(wire.FieldIDOf(name)) {
 			env.Problem(at, "the gateway writes it", "%s belongs to the connection and cannot be changed", name)
 		}
 	}
@@ -65,7 +62,7 @@ func (e *HeaderEdit) compile(env *Env, field string) {
 	for n, v := range e.Set {
 		check(field+".set."+n, n)
 		if strings.ContainsAny(v, "\r\n\x00") {
-			env.Problem(field+".set."+n, "", "a header value cannot hold line breaks")
+			env.Problem(field+".set."+n, "write it on one line", "a header value cannot hold line breaks")
 		}
 	}
 }

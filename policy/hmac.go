@@ -46,8 +46,9 @@ type HMAC struct {
 	MaxAge resource.Duration `json:"maxAge" default:"5m" min:"1s" max:"24h"`
 	// Leeway is how far the clock of a client may differ.
 	Leeway resource.Duration `json:"leeway" default:"30s" max:"1h"`
-	// Nonce required refuses signatures without a nonce and those whose nonce was seen before on this node. Some
-	// 100,000 are remembered.
+	// Nonce required refuses signatures without a nonce and those whose nonce was seen before. This node remembers some
+	// 100,000. Where the Gateway has shared counters, all nodes remember together, which takes a round trip; while these are
+	// away each node does alone, or refuses, as whenAway of the counters says.
 	Nonce string `json:"nonce" enum:"ignored,required" default:"ignored"`
 	// Label of the signature, where clients send several. Empty: the first whose key is known.
 	Label string `json:"label" pattern:"^([a-z*][a-z0-9_.*-]*)?$" form:"small letters, digits, _, -, . and *" example:"sig1"`
@@ -151,7 +152,7 @@ var (
 		Wanted: "a nonce that is used once",
 		Seen:   "the nonce {nonce} again",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "sign each call anew, with a nonce of its own; that goes for calls that are tried again too"}},
-		Hint:   "nonces are remembered by each node for as long as the signature counts",
+		Hint:   "nonces are remembered for as long as the signature counts, by all nodes together where the Gateway has shared counters",
 	})
 	hmacLapses = newLapses("hmac.", "signing key", "signing key")
 )
@@ -183,6 +184,8 @@ type hmacCheck struct {
 	HMAC
 	consumers *consumer.Directory
 	nonces    *nonces
+	shared    *Shared
+	limit     string // the name under which nonces are shared
 	list      string // components, for sentences
 	challenge string
 	at        *reason.Source
@@ -190,7 +193,7 @@ type hmacCheck struct {
 
 // Compile checks the components.
 func (p *HMAC) Compile(env *Env) any {
-	c := &hmacCheck{HMAC: *p, consumers: env.Consumers, at: env.Source("components")}
+	c := &hmacCheck{HMAC: *p, consumers: env.Consumers, shared: env.Shared, limit: env.LimitName, at: env.Source("components")}
 	c.Components = slices.Clone(p.Components)
 	for i, name := range c.Components {
 		at := index("components", i)
@@ -580,14 +583,23 @@ func (c *hmacCheck) fresh(x *Exchange, s *signed, cred *consumer.Credential) rea
 	if c.nonces == nil {
 		return reason.Verdict{}
 	}
-	key := sha256.Sum256([]byte(cred.Name + "\x00" + s.keyID + "\x00" + s.nonce))
-	seen := false
+	who := cred.Name + "\x00" + s.keyID + "\x00" + s.nonce
+	until := s.created.Add(time.Duration(c.MaxAge+c.Leeway) + time.Second)
+	// Clocks of other nodes may be behind this one.
+	first, by := c.shared.first(x, c.limit, who, until.Sub(x.Now)+time.Duration(c.Leeway))
+	switch by {
+	case refused:
+		return c.shared.refuse(x)
+	case byShare, byNobody:
+		x.Note("counters.away", "the shared counters at "+c.shared.Store.Address()+" are away: "+c.shared.Store.Why()+"; nonces were remembered by this node alone")
+	}
+	key, seen := sha256.Sum256([]byte(who)), false
 	if x.Explaining {
 		_, seen = c.nonces.seen.find(&key, x.Now)
 	} else {
-		seen = !c.nonces.seen.add(&key, struct{}{}, x.Now, s.created.Add(time.Duration(c.MaxAge+c.Leeway)+time.Second))
+		seen = !c.nonces.seen.add(&key, struct{}{}, x.Now, until)
 	}
-	if seen {
+	if seen || !first {
 		return hmacReplayed.Refuse(reason.Own("nonce", excerpt(s.nonce, 64)).At(c.at), x.OwnerFact())
 	}
 	return reason.Verdict{}

@@ -13,6 +13,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -312,6 +313,49 @@ func TestHMACNonce(t *testing.T) {
 	wants(t, c.Check(b.call(lines...)), "hmac.replayed") // for as long as it counts
 	b.now = b.now.Add(time.Second)
 	wants(t, c.Check(b.call(lines...)), "hmac.signature-expired")
+}
+
+// TestHMACNonceShared: a signature that one node has accepted is refused by the others. While the store is away each
+// node remembers alone, or refuses, as is set; a call that was refused for that can be made again.
+func TestHMACNonceShared(t *testing.T) {
+	b := newTestbed(t)
+	secret := []byte("secret")
+	b.signer(b.application("acme"), "k", secret, nil)
+	const config = `{components: ["@path"], nonce: required, maxAge: 1m, leeway: 10s}`
+	m := b.shares("local")
+	first, second := b.method("hmac", config), b.method("hmac", config) // each with nonces of its own
+	signed := func(nonce string) []string {
+		return b.sign(secret, `"@path"`, fmt.Sprintf(`;created=%d;keyid="k";nonce=%q`, b.now.Unix(), nonce), "GET /")
+	}
+	x := b.call(signed("n1")...)
+	x.Explaining = true
+	wants(t, first.Check(x), "")
+	wants(t, first.Check(b.call(signed("n1")...)), "")
+	wants(t, second.Check(b.call(signed("n1")...)), "hmac.replayed", "the nonce n1 again")
+	x.Extra = x.Extra[:0]
+	wants(t, second.Check(x), "hmac.replayed")
+	wants(t, second.Check(b.call(signed("n2")...)), "")
+	m.FastForward(82 * time.Second) // nothing is kept for longer than it counts
+	if keys := m.Keys(); slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(k, "test:n:") }) {
+		t.Errorf("the store keeps %q", keys)
+	}
+
+	m.SetError("LOADING")
+	x = b.call(signed("n3")...)
+	wants(t, first.Check(x), "")
+	if len(x.Notes) != 1 || !strings.Contains(x.Notes[0].Text, "nonces were remembered by this node alone") {
+		t.Errorf("the record says %v", x.Notes)
+	}
+	wants(t, first.Check(b.call(signed("n3")...)), "hmac.replayed")
+	wants(t, second.Check(b.call(signed("n3")...)), "") // nobody could know
+	b.shared.WhenAway = "closed"
+	wants(t, first.Check(b.call(signed("n4")...)), "counter.unavailable")
+	m.SetError("")
+	away := time.Now()
+	for b.shared.Store.Why() != "" && time.Since(away) < 20*time.Second {
+		time.Sleep(5 * time.Millisecond)
+	}
+	wants(t, first.Check(b.call(signed("n4")...)), "")
 }
 
 // TestHMACBaseHidesSecrets: the base is for owners, credentials are not.

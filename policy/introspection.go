@@ -25,7 +25,8 @@ import (
 // `concurrency` questions are under way; calls beyond wait for their turn within the same time.
 //
 // While the issuer is away, tokens that were active when it was asked last are let in for staleFor after that answer ran
-// out, which is off unless set, and everything else is answered with 503. Answers are checked like the claims of a JWT.
+// out, which is off unless set, and everything else is answered with 503, or let pass
+// unidentified (failOpen). Answers are checked like the claims of a JWT.
 // Explanations ask nobody: without a remembered answer they say that it cannot be told.
 //
 //	policies:
@@ -51,6 +52,10 @@ type Introspection struct {
 	InactiveFor resource.Duration `json:"inactiveFor" default:"10s" min:"0s" max:"10m"`
 	// StaleFor is how long beyond that an answer about an active token is used while the issuer is away.
 	StaleFor resource.Duration `json:"staleFor" default:"0s" max:"1d"`
+	// FailOpen lets calls pass while the issuer cannot be asked, whatever their token; their records say so. Nobody is
+	// identified then, so that what needs scopes or an application refuses all the same. A token that was called not
+	// active before, or has expired, is refused.
+	FailOpen bool `json:"failOpen"`
 	// Concurrency is how many questions are under way at once.
 	Concurrency int `json:"concurrency" default:"50" min:"1" max:"1000"`
 }
@@ -89,7 +94,7 @@ var (
 			{By: reason.Caller, Text: "try again in {retry_after}; the token itself may be good"},
 			{By: reason.Operator, Text: "see that this node reaches {issuer}[ at {endpoint}] and that its credentials[ of client {client}] are right there[: {why}]"},
 		},
-		Hint: "asking {issuer}: {why|no answer}",
+		Hint: "asking {issuer}: {why|no answer}; failOpen would let calls pass meanwhile",
 	})
 )
 
@@ -286,6 +291,7 @@ type introspectionCheck struct {
 	claimCheck
 	asks     *introspector
 	stale    time.Duration
+	failOpen bool
 	at       *reason.Source
 	accepted slots[*introspectedCaller]
 }
@@ -299,7 +305,7 @@ type introspectedCaller struct {
 // Compile checks the settings.
 func (p *Introspection) Compile(env *Env) any {
 	c := &introspectionCheck{places: p.TokenPlace.compile(env, p.ChallengeScopes), claimCheck: p.TokenClaims.compile(env, p.Issuer, &introspectionReasons),
-		stale: time.Duration(p.StaleFor), at: env.Source("endpoint")}
+		stale: time.Duration(p.StaleFor), failOpen: p.FailOpen, at: env.Source("endpoint")}
 	c.accepted.init()
 	u, err := url.Parse(p.Endpoint)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.Fragment != "" {
@@ -361,7 +367,13 @@ func (c *introspectionCheck) Check(x *Exchange) reason.Verdict {
 			return reason.Pass(reason.Public("issuer", c.where()+" is asked about the token").At(c.at))
 		}
 	} else if a, err = c.asks.ask(token, sum, x.Now); err != nil && (a == nil || !c.lasts(x, a)) {
-		return c.unavailable(x, err)
+		if !c.failOpen {
+			return c.unavailable(x, err)
+		}
+		if a == nil || !c.activity(x, token, a).Refused() {
+			x.Note("introspection.unavailable", "let pass without asking "+c.where()+" about the token: "+err.Error())
+			return reason.Verdict{}
+		}
 	}
 	if v := c.activity(x, token, a); v.Refused() {
 		return c.places.refuse(x, v)

@@ -107,7 +107,7 @@ func networkSources(env *Env, field string, list []resource.Prefix, files []stri
 	for i, name := range files {
 		at := index(field+"Files", i)
 		if name == "" {
-			env.Problem(at, "", "a file needs a name")
+			env.Problem(at, "such as offices.txt, relative to the document", "a file needs a name")
 			continue
 		}
 		path := name
@@ -162,7 +162,7 @@ func (c *ipCheck) Check(x *Exchange) reason.Verdict {
 	a := x.Client.Addr
 	for i := range c.deny {
 		s := &c.deny[i]
-		if t := s.networks(); t.table.Contains(a) {
+		if t := s.networks(); t.table.Contains(a) && !x.lifted(ipDenied) {
 			return c.refuseDenied(x, s, t)
 		}
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
@@ -91,7 +92,7 @@ var (
 		Wanted: "a token signed with one of the keys {keys}",
 		Seen:   "kid {kid}[; {slip}][; {refused}]",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "get a new token from {source}"},
+			{By: reason.Caller, Text: "get a new token from {signer}"},
 			{By: reason.Operator, Text: "if the key is new, publish it before it signs; keys are fetched again at most every {refetch}"},
 		},
 		Hint: "keys fetched {age} ago from {source}[, at {jwks}]",
@@ -100,10 +101,10 @@ var (
 		Code: "jwt.signature", Status: 401,
 		Title:  "The signature of the token is wrong",
 		Says:   "the signature of the token does not fit its content and the keys of {source}[; {slip}]",
-		Wanted: "a token as {source} signed it",
-		Seen:   "alg {alg}[, kid {kid}], a signature of none of the {tried}[; {slip}]",
+		Wanted: "a token signed with a key of {source}",
+		Seen:   "alg {alg}[, kid {kid}], a signature that fits none of {tried}[; {slip}]",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "get a new token from {source}, and send it unchanged"},
+			{By: reason.Caller, Text: "get a new token from {signer}, and send it unchanged"},
 			{By: reason.Operator, Text: "if all tokens are refused, compare the keys of {source}[ at {jwks}] with those that the issuer signs with"},
 		},
 		Hint: "a token that was edited, one of another environment with the same kid, or a key that was exchanged under its old kid",
@@ -158,6 +159,7 @@ type jwtCheck struct {
 	algorithms []string
 	keys       *keySource
 	source     string // of the keys, for sentences that anybody reads
+	signer     string // who makes tokens, for the same
 	jwks       string // where the keys are, if that is set
 	leeway     time.Duration
 	refetch    time.Duration
@@ -196,7 +198,7 @@ func (p *JWT) Compile(env *Env) any {
 	case sources > 1:
 		env.Problem("", "keep one of them", "keys come from one of jwks, keyFile and secret; this policy has %d of them", sources)
 	case p.Secret != nil:
-		c.source = "the shared secret"
+		c.source, c.signer = "this API", cmp.Or(p.Issuer, "whoever issues tokens for this API")
 		c.keys = p.secretKeys(env)
 		for i, a := range p.Algorithms {
 			if !isHMAC(a) {
@@ -204,7 +206,7 @@ func (p *JWT) Compile(env *Env) any {
 			}
 		}
 	case p.KeyFile != "":
-		c.source = "the key file"
+		c.source, c.signer = "this API", cmp.Or(p.Issuer, "whoever issues tokens for this API")
 		c.keys = p.fileKeys(env)
 	case p.JWKS == "" && p.Issuer == "":
 		env.Problem("", "set issuer, or one of jwks, keyFile and secret", "there is nothing to check signatures with")
@@ -216,6 +218,7 @@ func (p *JWT) Compile(env *Env) any {
 		if c.source, c.jwks = p.Issuer, p.JWKS; c.source == "" {
 			c.source = "the issuer"
 		}
+		c.signer = c.source
 		for i, a := range p.Algorithms {
 			if isHMAC(a) {
 				env.Problem(index("algorithms", i), "with HMAC whoever can check a token can make one", "%s wants a shared secret, and %s publishes keys", a, at)
@@ -267,7 +270,7 @@ func (p *JWT) fileKeys(env *Env) *keySource {
 	}
 	set, err := parseKeyFile(doc)
 	if err != nil {
-		env.Problem("keyFile", "", "the file cannot be used: %v", err)
+		env.Problem("keyFile", "public keys in PEM, or a JWK set (RFC 7517)", "the file cannot be used: %v", err)
 		return nil
 	}
 	for i, a := range p.Algorithms {
@@ -387,7 +390,7 @@ func (c *jwtCheck) verify(x *Exchange, token string, sum [32]byte) (*acceptedTok
 	} else if refused.Refused() {
 		return nil, refused
 	}
-	if refused = c.kind(x, v); refused.Refused() {
+	if refused = c.kind(x, v); refused.Refused() && !x.lifted(refused.Reason) {
 		return nil, refused
 	}
 	if refused = c.judge(x, v.claims); refused.Refused() {
@@ -441,12 +444,12 @@ func (c *jwtCheck) signature(x *Exchange, t *jwsToken, token string, sum [32]byt
 	}
 	tried := plural(len(found), "key")
 	if fit > len(found) {
-		tried = fmt.Sprintf("first %d of %d keys that fit", len(found), fit)
+		tried = fmt.Sprintf("the first %d of %d keys that fit", len(found), fit)
 	}
 	facts := append(c.sourceFacts(x), c.headerFacts(t)...)
 	facts = append(facts, reason.Public("tried", tried))
 	slips := c.otherIssuer(t)
-	if len(slips) == 0 && !t.hasKid {
+	if len(slips) == 0 && !t.hasKid && fit > 1 {
 		slips = []reason.Fact{reason.Public("slip", "it names no key (kid)")}
 	}
 	return nil, jwtSignature.Refuse(append(facts, slips...)...)
@@ -454,7 +457,7 @@ func (c *jwtCheck) signature(x *Exchange, t *jwsToken, token string, sum [32]byt
 
 // sourceFacts say whose keys are used. The address of a key set may be one inside, which strangers are not told.
 func (c *jwtCheck) sourceFacts(x *Exchange) []reason.Fact {
-	facts := []reason.Fact{reason.Public("source", c.source).At(c.at), x.OwnerFact()}
+	facts := []reason.Fact{reason.Public("source", c.source).At(c.at), reason.Public("signer", c.signer), x.OwnerFact()}
 	if c.jwks != "" {
 		facts = append(facts, reason.Rule("jwks", c.jwks).At(c.at))
 	}

@@ -203,7 +203,7 @@ func TestJWT(t *testing.T) {
 		{"jwt.algorithm", "its key is for ES256 alone", "Bearer " + sign(m{"alg": "ES384", "kid": key.ID}, claims(nil))},
 		{"jwt.unknown-key", `names the key elsewhere|keys key-1`, "Bearer " + sign(m{"alg": "ES256", "kid": "elsewhere"}, claims(nil))},
 		{"jwt.signature", "it says that it comes from https://login.shop.test/", "Bearer " + other.Token(nil)},
-		{"jwt.signature", "none of the 1 key", "Bearer " + parts[0] + "." + issuer.Encode([]byte(claims(m{"sub": "eve"}))) + "." + parts[2]},
+		{"jwt.signature", "fits none of 1 key", "Bearer " + parts[0] + "." + issuer.Encode([]byte(claims(m{"sub": "eve"}))) + "." + parts[2]},
 		{"jwt.signature", "", "Bearer " + parts[0] + "." + parts[1] + "."},
 		{"jwt.expired", "expired 2m ago, at 2026-11-22 11:58:00 UTC", "Bearer " + tok(m{"exp": b.now.Add(-2 * time.Minute).Unix()})},
 		{"jwt.expired", "expired 1m ago", "Bearer " + tok(m{"exp": b.now.Add(-time.Minute).Unix()})},
@@ -212,6 +212,7 @@ func TestJWT(t *testing.T) {
 		{"jwt.issuer", "they differ in the slash at the end", "Bearer " + tok(m{"iss": "https://login.shop.test/"})},
 		{"jwt.issuer", "comes from https://evil.test, and this API trusts https://login.shop.test", "Bearer " + tok(m{"iss": "https://evil.test"})},
 		{"jwt.audience", "is for https://api-sandbox.shop.test|wants one for https://api.shop.test or https://api-prod.shop.test|they differ in \"-sandbox\" alone", "Bearer " + tok(m{"aud": "https://api-sandbox.shop.test"})},
+		{"jwt.audience", "it has a nonce: is it an ID token", "Bearer " + tok(m{"aud": "acme-spa", "nonce": "n-0S6_WzA2Mj"})},
 		{"jwt.audience", "that is the client itself", "Bearer " + tok(m{"aud": issuer.Client})},
 		{"jwt.audience", "is for nothing", "Bearer " + tok(m{"aud": []string{}})},
 		{"jwt.claim-missing", "says nothing about tenant|it has tennant", "Bearer " + tok(m{"tenant": nil, "tennant": 1})},
@@ -346,7 +347,7 @@ func TestKeysWithoutNames(t *testing.T) {
 	for _, header := range []map[string]any{{"alg": "EdDSA"}, {"alg": "Ed25519"}, {"alg": "EdDSA", "kid": "any"}} {
 		wants(t, c.Check(b.bearer(issuer.Sign(first, header, payload))), "")
 	}
-	wants(t, c.Check(b.bearer(issuer.Sign(last, map[string]any{"alg": "EdDSA"}, payload))), "jwt.signature", "none of the first 8 of 10 keys that fit", "names no key (kid)")
+	wants(t, c.Check(b.bearer(issuer.Sign(last, map[string]any{"alg": "EdDSA"}, payload))), "jwt.signature", "fits none of the first 8 of 10 keys that fit", "it names no key (kid)")
 	wants(t, c.Check(b.bearer(issuer.Sign(last, map[string]any{"alg": "RS256"}, payload))), "jwt.algorithm", "its key is for EdDSA alone")
 }
 
@@ -553,7 +554,7 @@ func TestJWTFiles(t *testing.T) {
 	}
 	payload, _ := json.Marshal(b.issuer.Claims(nil))
 	wants(t, c.Check(b.bearer(issuer.SignHMAC([]byte(strings.Repeat("s", 32)), map[string]any{"alg": "HS256"}, payload))), "")
-	wants(t, c.Check(b.bearer(issuer.SignHMAC([]byte(strings.Repeat("t", 32)), map[string]any{"alg": "HS256"}, payload))), "jwt.signature", "the shared secret")
+	wants(t, c.Check(b.bearer(issuer.SignHMAC([]byte(strings.Repeat("t", 32)), map[string]any{"alg": "HS256"}, payload))), "jwt.signature", "does not fit its content and the keys of this API", "get a new token from whoever issues tokens for this API", "fits none of 1 key")
 	wants(t, c.Check(b.bearer(token)), "jwt.algorithm", "accepts HS256")
 
 	for config, want := range map[string]string{
@@ -567,7 +568,7 @@ func TestJWTFiles(t *testing.T) {
 		`{issuer: "https://a.test", header: "a b"}`:                                                                             "no header name",
 		`{issuer: "https://a.test", staleFor: 1m}`:                                                                              "too old",
 		`{issuer: "https://a.test", claims: [{name: iss, values: [x]}]}`:                                                        "setting of its own",
-		`{issuer: "https://a.test", audience: [""]}`:                                                                            "cannot be empty",
+		`{issuer: "https://a.test", audience: [""]}`:                                                                            "an entry is empty",
 		`{issuer: "https://a.test", challengeScopes: ['a"b']}`:                                                                  "is no scope",
 		`{secret: {env: JWT_NOT_SET}, algorithms: [HS256]}`:                                                                     "is not set",
 		`{secret: {}, algorithms: [HS256]}`:                                                                                     "in a file or in an environment variable",
@@ -768,4 +769,8 @@ func BenchmarkJWT(bench *testing.B) {
 			}
 		}
 	})
+}
+
+func printableASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
 }

@@ -84,9 +84,7 @@ func (p *KeyAuth) Compile(env *Env) any {
 	c := &keyCheck{KeyAuth: *p, consumers: env.Consumers, at: env.Source("")}
 	var places []string
 	if p.Header != "" {
-		if !wire.IsToken(p.Header) {
-			env.Problem("header", "", "%q is no header name", p.Header)
-		}
+		env.headerName("header", p.Header)
 		places = append(places, "header "+p.Header)
 	}
 	if p.Bearer {
@@ -96,6 +94,7 @@ func (p *KeyAuth) Compile(env *Env) any {
 		places = append(places, "query parameter "+p.Query)
 	}
 	if p.Cookie != "" {
+		env.cookieName("cookie", p.Cookie)
 		places = append(places, "cookie "+p.Cookie)
 	}
 	if len(places) == 0 {

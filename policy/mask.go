@@ -80,7 +80,7 @@ func (p *Mask) Compile(env *Env) any {
 	}
 	for i, f := range p.Fields {
 		if f == "" {
-			env.Problem(index("fields", i), "", "an empty name")
+			env.Problem(index("fields", i), "such as password", "an empty name")
 		}
 		m.fields[strings.ToLower(f)] = true
 	}
@@ -113,7 +113,7 @@ func (p *Mask) Compile(env *Env) any {
 	}
 	for i := 0; i < len(p.Replacement); i++ {
 		if p.Replacement[i] < ' ' {
-			env.Problem("replacement", "", "a replacement cannot hold control bytes")
+			env.Problem("replacement", "such as ***", "a replacement cannot hold control bytes")
 			break
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/whygate/whygate/reason"
-	"github.com/whygate/whygate/wire"
 )
 
 // Method narrows the methods that may be used, whatever routes there are.
@@ -65,8 +64,7 @@ func methods(env *Env, field string, list []string) []string {
 	var out []string
 	for i, m := range list {
 		up := strings.ToUpper(m)
-		if !wire.IsToken(m) {
-			env.Problem(index(field, i), "", "%q is no method", m)
+		if !env.methodName(index(field, i), m) {
 			continue
 		}
 		out = append(out, up)

@@ -136,12 +136,11 @@ func (p *Mock) Compile(env *Env) any {
 func (e *HeaderEdit) compileAs(env *Env, field string) {
 	for _, n := range sortedNames(e.Set) {
 		switch v := e.Set[n]; {
-		case !wire.IsToken(n):
-			env.Problem(field+"."+n, "", "%q is no header name", n)
+		case !env.headerName(field+"."+n, n):
 		case framed(wire.FieldIDOf(n)):
 			env.Problem(field+"."+n, "the gateway writes it", "%s belongs to the connection and cannot be set", n)
 		case !plainValue(v):
-			env.Problem(field+"."+n, "", "a header value cannot hold line breaks and other control bytes")
+			env.Problem(field+"."+n, "write it on one line", "a header value cannot hold line breaks and other control bytes")
 		}
 	}
 }
@@ -189,7 +188,7 @@ func readMock(env *Env, field, name string) ([]byte, string) {
 		env.Problem(field, "names are relative to the document", "the file cannot be read: %v", err)
 		return nil, ""
 	case !info.Mode().IsRegular():
-		env.Problem(field, "", "%s is no file", name)
+		env.Problem(field, "name the file itself", "%s is no file", name)
 		return nil, ""
 	case info.Size() > maxMockFile:
 		env.Problem(field, "", "the file has %s; answers have at most %s", reason.Bytes(info.Size()), reason.Bytes(maxMockFile))
@@ -197,7 +196,7 @@ func readMock(env *Env, field, name string) ([]byte, string) {
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		env.Problem(field, "", "the file cannot be read: %v", err)
+		env.Problem(field, "names are relative to the document", "the file cannot be read: %v", err)
 	}
 	kind := fileKinds[strings.ToLower(filepath.Ext(name))]
 	if kind == "application/json" && !json.Valid(b) {

@@ -36,6 +36,12 @@ type MTLS struct {
 	// CA is a PEM file of the authorities to believe. Empty: clientCA of the listeners. A certificate that
 	// stands there itself is believed too.
 	CA string `json:"ca" example:"clients-ca.pem"`
+	// CRL is a file of certificate revocation lists (RFC 5280 §5), in PEM one after the other or one in DER. It is read
+	// again when it changes. All certificates of a chain are looked up, those of authorities in between too.
+	CRL string `json:"crl" example:"clients-ca.crl"`
+	// CRLFailOpen lets certificates pass for which the file has no list, or none that is up to date; the records of
+	// these calls say so.
+	CRLFailOpen bool `json:"crlFailOpen"`
 	// Allow lists certificates that may call without a Credential. All that a rule says must be so.
 	Allow []CertificateRule `json:"allow"`
 	// Accept says who may call: those listed by a Credential or under allow, or any certificate of an
@@ -112,6 +118,27 @@ var (
 		},
 		Hint: "ca of policy mtls, or clientCA of the listener, holds the authorities: {authorities}",
 	})
+	mtlsRevoked = reason.New(reason.Reason{
+		Code: "mtls.revoked", Status: 401,
+		Title:  "The client certificate has been revoked",
+		Says:   "the certificate {revoked} was revoked by its authority {ago} ago, at {at}[: {why}]",
+		Wanted: "a certificate that is not revoked",
+		Seen:   "{revoked}, issued by {issuer}, on its revocation list as number {serial}",
+		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {issuer} for a new certificate"}},
+		Hint:   "{written} is read again when it changes",
+	})
+	mtlsUnchecked = reason.New(reason.Reason{
+		Code: "mtls.revocation-unknown", Status: 503,
+		Title:  "Client certificates cannot be checked at the moment",
+		Says:   "whether the certificate {subject} has been revoked cannot be told",
+		Wanted: "an up to date revocation list of {issuer}",
+		Seen:   "{fault|none}",
+		Fixes: []reason.Fix{
+			{By: reason.Caller, Text: "try again in {retry_after}; the certificate itself may be good"},
+			{By: reason.Operator, Text: "put the newest list of {issuer} into {written}, for one each hour by a timer"},
+		},
+		Hint: "{fault}; crlFailOpen of policy mtls would let calls pass meanwhile",
+	})
 	mtlsNotAllowed = reason.New(reason.Reason{
 		Code: "mtls.not-allowed", Status: 403,
 		Title:  "The client certificate is not welcome at this API",
@@ -136,6 +163,9 @@ type accepted struct {
 	identity   *consumer.Identity
 	subject    string
 	by         string // what allowed it
+	// lists are those in which it was looked up, and unchecked is what they could not tell.
+	lists     *revocations
+	unchecked string
 }
 
 type mtlsCheck struct {
@@ -147,13 +177,15 @@ type mtlsCheck struct {
 	allowed     string
 	known       *recent[*accepted]
 	challenge   string
+	lists       *followed[revocations] // nil without
 	at, allowAt *reason.Source
+	crlAt       *reason.Source
 }
 
 // Compile reads the authorities.
 func (p *MTLS) Compile(env *Env) any {
 	c := &mtlsCheck{MTLS: *p, consumers: env.Consumers, trust: env.Trust, roots: x509.NewCertPool(), known: newRecent[*accepted](4096),
-		challenge: "ClientCertificate realm=" + quote(env.Route.API), at: env.Source("ca"), allowAt: env.Source("allow")}
+		challenge: "ClientCertificate realm=" + quote(env.Route.API), at: env.Source("ca"), allowAt: env.Source("allow"), crlAt: env.Source("crl")}
 	roots := env.Authorities
 	if p.CA != "" {
 		var err error
@@ -190,10 +222,14 @@ func (p *MTLS) Compile(env *Env) any {
 	if c.allowed = strings.Join(rules, "; "); p.Accept == "any" && len(p.Allow) > 0 {
 		env.Lint("mtls.allow-unused", "allow", "take accept: any out if only these may call", "accept: any lets certificates in that no rule allows")
 	}
+	if p.CRL != "" {
+		c.lists = follow(env, "mtls", "crl", p.CRL, crlFileBytes, readRevocations)
+		c.lintLists(env, roots)
+	} else if p.CRLFailOpen {
+		env.Problem("crlFailOpen", "name a file under crl, or take it out", "there are no revocation lists that could be away")
+	}
 	if p.Header != "" {
-		if !wire.IsToken(p.Header) {
-			env.Problem("header", "", "%q is no header name", p.Header)
-		}
+		env.headerName("header", p.Header)
 		if len(env.Trust.Networks()) == 0 {
 			env.Problem("header", "name the proxies under trustedProxies of the Gateway", "nobody is believed to write certificates into headers, since the gateway has no trustedProxies")
 		}
@@ -314,7 +350,7 @@ func (c *mtlsCheck) Check(x *Exchange) reason.Verdict {
 		}
 	}
 	a, ok := c.known.find(&key, x.Now)
-	if !ok || x.Explaining { // which may be about another time
+	if !ok || x.Explaining || a.lists != c.listsNow() { // which may be about another time
 		chain, err := c.chain(x, header)
 		if err != nil {
 			return c.malformed(x, err.Error())
@@ -328,8 +364,11 @@ func (c *mtlsCheck) Check(x *Exchange) reason.Verdict {
 			return v
 		}
 		if !x.Explaining {
-			c.known.add(&key, a, x.Now, until)
+			c.known.put(&key, a, x.Now, until)
 		}
+	}
+	if a.unchecked != "" {
+		x.Note("mtls.revocation-unknown", "let pass although nobody knows whether the certificate was revoked: "+a.unchecked)
 	}
 	if a.credential == nil {
 		x.Identity = a.identity
@@ -431,7 +470,7 @@ func (c *mtlsCheck) judge(x *Exchange, chain []*x509.Certificate) (a *accepted, 
 	if renewed := errors.As(err, &invalid) && invalid.Reason == x509.Expired && !moment.Equal(x.Now); renewed {
 		err = nil // its issuer was not valid then, but it is not valid now: that is what matters
 	}
-	if err != nil {
+	if err != nil && !x.lifted(mtlsUntrusted) {
 		return nil, until, untrusted(whyUntrusted(err, leaf))
 	}
 	switch {
@@ -441,12 +480,31 @@ func (c *mtlsCheck) judge(x *Exchange, chain []*x509.Certificate) (a *accepted, 
 		return nil, until, mtlsEarly.Refuse(about(reason.Public("from", leaf.NotBefore), reason.Public("now", x.Now), reason.Public("wait", roughly(leaf.NotBefore.Sub(x.Now))))...)
 	}
 	until = x.Now.Add(time.Hour)
-	for _, cert := range chains[0] {
+	for _, cert := range slices.Concat(chains[:min(len(chains), 1)]...) {
 		if cert.NotAfter.Before(until) {
 			until = cert.NotAfter
 		}
 	}
-	a = &accepted{subject: subject}
+	a = &accepted{subject: subject, lists: c.listsNow()}
+	if a.lists != nil {
+		r := a.lists.judgeAny(chains, x.Now)
+		switch issuer := reason.Public("issuer", issuerOf(r.cert)); {
+		case r.revoked != nil:
+			facts := []reason.Fact{reason.Public("revoked", excerpt(r.cert.Subject.String(), 300)), issuer, reason.Public("at", r.revoked.at), reason.Public("ago", roughly(x.Now.Sub(r.revoked.at))),
+				reason.Public("serial", r.cert.SerialNumber.Text(16)), reason.Rule("written", c.CRL).At(c.crlAt), x.OwnerFact()}
+			if why, ok := revokedFor[r.revoked.why]; ok {
+				facts = append(facts, reason.Public("why", why))
+			}
+			return nil, until, mtlsRevoked.Refuse(facts...)
+		case r.unknown != "" && !c.CRLFailOpen && !x.lifted(mtlsUnchecked):
+			x.Extra.Put(wire.RetryAfter, "60")
+			return nil, until, mtlsUnchecked.Refuse(reason.Public("subject", subject), issuer, reason.Rule("fault", r.unknown), reason.Rule("written", c.CRL).At(c.crlAt),
+				reason.Public("retry_after", time.Minute), x.OwnerFact())
+		}
+		if a.unchecked = r.unknown; !r.until.IsZero() && r.until.Before(until) && r.until.After(x.Now) {
+			until = r.until
+		}
+	}
 	if a.credential, a.by = c.credential(leaf, fingerprint, names); a.credential != nil {
 		return a, until, v
 	}
@@ -470,6 +528,41 @@ func (c *mtlsCheck) judge(x *Exchange, chain []*x509.Certificate) (a *accepted, 
 	a.identity = &consumer.Identity{Method: "mtls", Subject: subject, Issuer: leaf.Issuer.String(),
 		Claims: map[string]any{"subject": leaf.Subject.String(), "issuer": leaf.Issuer.String(), "fingerprint": fingerprint, "names": sans}}
 	return a, until, v
+}
+
+// listsNow are the revocation lists as of now, nil without.
+func (c *mtlsCheck) listsNow() *revocations {
+	if c.lists == nil {
+		return nil
+	}
+	return c.lists.now.Load()
+}
+
+// lintLists warns of authorities without a list, and of lists that are over.
+func (c *mtlsCheck) lintLists(env *Env, roots []*x509.Certificate) {
+	lists := c.listsNow()
+	if lists == nil { // that is a problem already
+		return
+	}
+	for _, a := range roots {
+		if !a.IsCA {
+			continue
+		}
+		l := lists.of(&x509.Certificate{RawIssuer: a.RawSubject}, a)
+		switch hint := "certificates of that authority are refused; crlFailOpen lets them pass"; {
+		case l == nil:
+			env.Lint("mtls.no-list", "crl", hint, "the file holds no list that %s has signed for certificates of clients", a.Subject)
+		case !l.next.IsZero() && time.Now().After(l.next):
+			env.Lint("mtls.list-expired", "crl", hint, "the list of %s was to be renewed at %v", a.Subject, l.next.UTC())
+		}
+	}
+}
+
+func issuerOf(cert *x509.Certificate) string {
+	if cert == nil {
+		return ""
+	}
+	return excerpt(cert.Issuer.String(), 300)
 }
 
 // credential is what a document says of a certificate.

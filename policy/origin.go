@@ -63,7 +63,11 @@ func (s *originSet) add(env *Env, at, origin string) {
 // does, since one that is not lets in https://shop.test.evil.example.
 func (s *originSet) addRegexp(env *Env, at, expression string) {
 	const most = 1000
-	if len(expression) > most {
+	switch {
+	case strings.TrimSpace(expression) == "":
+		env.Problem(at, `such as https://pr-\d+\.shop\.test, or take the entry out`, "an empty expression matches no origin")
+		return
+	case len(expression) > most:
 		env.Problem(at, "split it", "a regular expression may have %d characters, this one has %d", most, len(expression))
 		return
 	}

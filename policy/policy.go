@@ -150,6 +150,10 @@ func ChangedTrailer(fs wire.Fields) wire.Fields {
 	return slices.DeleteFunc(fs, func(f wire.Field) bool { return describesContent(f.Name) })
 }
 
+// Preparer is a check that gives callers what they need to pass it with its answers, such as a token. It does
+// so while it only watches too: otherwise it would refuse everybody from the moment it is enforced.
+type Preparer interface{ Prepares() bool }
+
 // BodyReader is a check that reads the request's content.
 type BodyReader interface{ ReadsBody() bool }
 

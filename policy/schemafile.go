@@ -620,7 +620,7 @@ func (s *schemaFiles) fault(u, pointer string, err error) {
 			ref = p
 			f.url = file
 		}
-		f.text = fmt.Sprintf("a reference leads to %q, which is not there", ref)
+		f.text, f.hint = fmt.Sprintf("a reference leads to %q, which is not there", ref), "write it as a JSON pointer from the top, such as #/components/schemas/Order, or name a file beside this one"
 		f.pointer = s.referenceTo(&f.url, ref, pointer)
 	}
 	for _, have := range s.faults {

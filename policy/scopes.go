@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/whygate/whygate/consumer"
@@ -41,11 +42,7 @@ func (p *Scopes) Compile(env *Env) any {
 	e := &entitlement{word: "scope", reason: scopesInsufficient, held: func(id *consumer.Identity) []string { return id.Scopes }, fact: reason.Public}
 	e.compile(env, p.All, p.Any)
 	for field, names := range map[string][]string{"all": p.All, "any": p.Any} {
-		for i, n := range names {
-			if strings.ContainsFunc(n, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
-				env.Problem(index(field, i), "list the scopes one by one", "%q is no scope: spaces, quotes and letters beyond ASCII cannot be part of one (RFC 6749 §3.3)", n)
-			}
-		}
+		env.scopeNames(field, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == "" })) // that is told already
 	}
 	wanted := p.All
 	if len(p.Any) > 0 { // what is enough: all of the one and the first of the other

@@ -114,6 +114,31 @@ func (s *Shared) count(x *Exchange, check sharer, limit any) (counted, *counter.
 	return byStore, c.Of(limit)
 }
 
+// first says whether nobody has used something yet on any node, such as a nonce, and remembers for so long that it is
+// used now. What is to be done while the store is away says by.
+func (s *Shared) first(x *Exchange, name, who string, long time.Duration) (first bool, by counted) {
+	if s == nil || !s.Store.Started() {
+		return true, byNode
+	}
+	if x.away {
+		return true, s.fallback()
+	}
+	c := s.Store.Call()
+	defer c.Give()
+	c.Once(s, name, who, long)
+	var err error
+	if x.Explaining {
+		err = c.Peek(0)
+	} else {
+		err = c.Take()
+	}
+	if err != nil {
+		x.away = true
+		return true, s.fallback()
+	}
+	return c.Of(s).OK, byStore
+}
+
 type (
 	sharedEnd  struct{}
 	sharedUndo struct{}

@@ -84,10 +84,10 @@ func (p *Size) Compile(env *Env) any {
 
 // Check compares what is known before the body is read.
 func (c *SizeCheck) Check(x *Exchange) reason.Verdict {
-	if c.Body >= 0 && x.BodySize > c.Body {
+	if c.Body >= 0 && x.BodySize > c.Body && !x.lifted(bodyTooLarge) {
 		return c.TooLarge(x, x.BodySize)
 	}
-	if c.uri > 0 && len(x.Target) > c.uri {
+	if c.uri > 0 && len(x.Target) > c.uri && !x.lifted(uriTooLong) {
 		return uriTooLong.Refuse(reason.Public("size", reason.Bytes(len(x.Target))), reason.Public("over", reason.Bytes(len(x.Target)-c.uri)), reason.Public("limit", reason.Bytes(c.uri)).At(c.at), x.OwnerFact())
 	}
 	if c.header > 0 {

@@ -180,6 +180,12 @@ func (p *TransformPolicy) Compile(env *Env) any {
 	before := len(*env.Problems)
 	t.requestHeaders = p.Request.Headers.compile(env, "request.headers")
 	t.responseHeaders = p.Response.Headers.compile(env, "response.headers")
+	env.filled("request.query.remove", p.Request.Query.Remove)
+	for _, n := range sortedNames(p.Request.Query.Rename) {
+		if p.Request.Query.Rename[n] == "" {
+			env.Problem("request.query.rename."+n, "remove takes it out", "%q is to get an empty name", n)
+		}
+	}
 	for _, n := range sortedNames(p.Request.Query.Set) {
 		t.querySet = append(t.querySet, namedTemplate{n, parseTemplate(env, "request.query.set."+n, p.Request.Query.Set[n], false)})
 	}
@@ -246,6 +252,9 @@ func (p *TransformBody) compile(env *Env, field string) *bodyTransform {
 		r := renamed{path(at, text), appendQuoted(nil, p.Rename[text])}
 		if n := len(r.path); n > 0 && r.path[n-1].name == "" {
 			env.Problem(at, "end the path with a name", "%q leads to no name that could change", text)
+		}
+		if p.Rename[text] == "" {
+			env.Problem(at, "remove takes it out", "%q is to get an empty name", text)
 		}
 		b.rename = append(b.rename, r)
 	}

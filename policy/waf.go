@@ -151,6 +151,14 @@ func (p *WAF) Compile(env *Env) any {
 		{"inbound_anomaly_score_threshold", strconv.Itoa(p.Threshold)}, {"outbound_anomaly_score_threshold", strconv.Itoa(p.ResponseThreshold)},
 		{"allowed_methods", strings.Join(methods, " ")}, {"allowed_request_content_type", "|" + strings.ToLower(strings.Join(contentTypes, "| |")) + "|"},
 	}
+	for i, m := range p.Methods {
+		env.methodName(index("methods", i), m)
+	}
+	for i, t := range p.ContentTypes {
+		if kind, sub, ok := strings.Cut(t, "/"); !ok || !wire.IsToken(kind) || !wire.IsToken(sub) {
+			env.Problem(index("contentTypes", i), "a type and a subtype, such as application/json", "%q is no content type", t)
+		}
+	}
 	for i := range p.Exclusions {
 		c.exclusions = append(c.exclusions, p.Exclusions[i].compile(env, index("exclusions", i), c.engine))
 	}

@@ -74,7 +74,7 @@ func (w *WAFExclusion) compile(env *Env, field string, e *wafEngine) *exclusion 
 	}
 	for i, id := range w.Rules {
 		switch r := e.rules[id]; {
-		case r == nil:
+		case r == nil, id <= 0: // what has no number of its own cannot be named
 			env.Problem(index(field+".rules", i), e.nearRules(id), "there is no rule %d", id)
 		case id == wafInbound || id == wafInboundToo:
 			env.Problem(index(field+".rules", i), "exclude the rules that made the score, or raise the threshold", "rule %d only compares the score with the threshold", id)
@@ -128,11 +128,14 @@ func (w *WAFExclusion) target(env *Env, field string) (list []wafTarget) {
 	if w.Variable == "" {
 		return nil
 	}
-	name, key, _ := strings.Cut(w.Variable, ":")
+	name, key, colon := strings.Cut(w.Variable, ":")
 	v, err := variables.Parse(name)
 	if err != nil {
 		env.Problem(field+".variable", "such as REQUEST_HEADERS:User-Agent, REQUEST_COOKIES:session, REQUEST_URI or ARGS_NAMES", "there is no variable %q", clipBytes(name, 60))
 		return nil
+	}
+	if colon && key == "" {
+		env.Problem(field+".variable", "name one of its entries behind the colon, or leave the colon out", "%q names no entry of %s", w.Variable, name)
 	}
 	list = []wafTarget{{variable: v, key: key}}
 	if v == variables.RequestXML { // which rules call XML

@@ -350,17 +350,21 @@ func (ti *typeInfo) words(name string) string {
 	return "a value"
 }
 
-// spaced writes trustedProxies as "trusted proxies".
+// spaced writes trustedProxies as "trusted proxies", and allowASN as "allow ASN".
 func spaced(name string) string {
+	capital := func(i int) bool { return i >= 0 && i < len(name) && name[i] >= 'A' && name[i] <= 'Z' }
 	var b strings.Builder
-	for i, r := range name {
-		if r >= 'A' && r <= 'Z' {
-			if i > 0 {
-				b.WriteByte(' ')
-			}
-			r += 'a' - 'A'
+	for i := range len(name) {
+		switch {
+		case !capital(i):
+			b.WriteByte(name[i])
+		case capital(i - 1):
+			b.WriteByte(name[i]) // goes on
+		case capital(i+1) || i == len(name)-1:
+			b.WriteString(" " + name[i:i+1])
+		default:
+			b.WriteString(" " + strings.ToLower(name[i:i+1]))
 		}
-		b.WriteRune(r)
 	}
-	return b.String()
+	return strings.TrimSpace(b.String())
 }

@@ -185,7 +185,7 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 		route.Steps = append(route.Steps, policy.Step{Check: check, Name: h.name, Kind: h.kind.Name, Phase: h.kind.Phase, Shadow: h.entry.Shadow,
 			Share: uint32(h.entry.Enforce/100*(1<<16)) & 0xffff, Source: policy.SourceOf(node, "")})
 	}
-	if h.entry.Shadow { // it watches, and changes nothing
+	if p, ok := made.(policy.Preparer); h.entry.Shadow && !(ok && p.Prepares()) { // it watches, and changes nothing
 		return
 	}
 	if e, ok := made.(policy.RequestEditor); ok {

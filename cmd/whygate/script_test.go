@@ -126,7 +126,7 @@ func scriptParams(dir string) testscript.Params {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"sample": scriptSample, "serve": scriptServe, "drain": scriptDrain, "crash": scriptCrash, "hup": scriptHup, "log": scriptLog,
 			"geodb": scriptGeoDB, "issuer": scriptIssuer, "token": scriptToken,
-			"certificate": scriptCertificate, "sign": scriptSign, "authorizer": scriptAuthorizer, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "exits": scriptExits, "nginx": scriptNginx, "until": scriptUntil, "eventually": scriptEventually,
+			"certificate": scriptCertificate, "revoke": scriptRevoke, "sign": scriptSign, "authorizer": scriptAuthorizer, "keep": scriptKeep, "says": scriptSays, "shows": scriptShows, "edit": scriptEdit, "exits": scriptExits, "nginx": scriptNginx, "until": scriptUntil, "eventually": scriptEventually,
 			"watch": scriptWatch, "until-seen": scriptUntilSeen, "interrupt": scriptInterrupt, "shell": scriptShell,
 			"redis": scriptRedis, "redis-crash": scriptRedisCrash, "redis-again": scriptRedisAgain,
 		},
@@ -385,7 +385,7 @@ func scriptCertificate(ts *testscript.TestScript, neg bool, args []string) {
 	for i, w := range words {
 		switch w {
 		case "authority":
-			cert.IsCA, cert.BasicConstraintsValid, cert.KeyUsage = true, true, x509.KeyUsageCertSign
+			cert.IsCA, cert.BasicConstraintsValid, cert.KeyUsage = true, true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
 		case "expired":
 			cert.NotBefore, cert.NotAfter = time.Now().Add(-72*time.Hour), time.Now().Add(-48*time.Hour)
 		case "early":
@@ -402,6 +402,27 @@ func scriptCertificate(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(name+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644))
 	ts.Check(os.WriteFile(ts.MkAbs(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600))
+}
+
+// scriptRevoke writes the revocation list of an authority: revoke AUTHORITY NAME… [expired].
+func scriptRevoke(ts *testscript.TestScript, neg bool, args []string) {
+	pair, err := tls.LoadX509KeyPair(ts.MkAbs(args[0]+".crt"), ts.MkAbs(args[0]+".key"))
+	ts.Check(err)
+	now := time.Now()
+	list := &x509.RevocationList{Number: big.NewInt(now.UnixNano()), ThisUpdate: now.Add(-2 * time.Hour), NextUpdate: now.Add(time.Hour)}
+	for _, name := range args[1:] {
+		if name == "expired" {
+			list.NextUpdate = now.Add(-time.Hour)
+			continue
+		}
+		block, _ := pem.Decode([]byte(ts.ReadFile(name + ".crt")))
+		cert, err := x509.ParseCertificate(block.Bytes)
+		ts.Check(err)
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: cert.SerialNumber, RevocationTime: now.Add(-time.Hour), ReasonCode: 1})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, pair.Leaf, pair.PrivateKey.(*ecdsa.PrivateKey))
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".crl"), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}), 0o644))
 }
 
 // scriptSign signs a call as a client does.
