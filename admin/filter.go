@@ -13,8 +13,8 @@ import (
 	"github.com/whygate/whygate/resource"
 )
 
-// maxCalls bounds the answer to one query.
-const maxCalls = 10_000
+// MaxCalls bounds the answer to one query.
+const MaxCalls = 10_000
 
 // filterKeys are the parameters of GET /v1/calls, which are the flags of `whygate calls` too.
 var filterKeys = []string{"since", "until", "refused", "outcome", "api", "version", "stage", "route", "application", "credential", "reason", "status", "client", "path", "method", "flag", "limit"}
@@ -109,8 +109,8 @@ func ParseFilter(v url.Values, now time.Time) (f calllog.Filter, err error) {
 	}
 	f.Limit = 50
 	if s := v.Get("limit"); s != "" {
-		if f.Limit, err = strconv.Atoi(s); err != nil || f.Limit < 1 || f.Limit > maxCalls {
-			return f, fmt.Errorf("limit=%q is no number from 1 to %d", s, maxCalls)
+		if f.Limit, err = strconv.Atoi(s); err != nil || f.Limit < 1 || f.Limit > MaxCalls {
+			return f, fmt.Errorf("limit=%q is no number from 1 to %d", s, MaxCalls)
 		}
 	}
 	return f, nil

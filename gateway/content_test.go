@@ -207,6 +207,42 @@ func TestEnforceForSome(t *testing.T) {
 	})
 }
 
+// TestEnforceForFew: the smallest share is not everybody; and answers to callers whom the policy only watches are not
+// withheld.
+func TestEnforceForFew(t *testing.T) {
+	t.Parallel()
+	up := whytest.Upstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "You have an error in your SQL syntax; check the manual that corresponds to your MySQL server version")
+	})
+	for policies, want := range map[string][2]int{ // the least and the most of 40 callers that are refused
+		"  - key-auth: {}\n  - subscription: {}\n    enforce: 0.001%":                {0, 0},
+		"  - key-auth: {}\n  - waf: {responses: inspect}\n    enforce: 30%":          {3, 25},
+		"  - key-auth: {}\n  - waf: {responses: inspect}\n    enforce: 0.001%":       {0, 0},
+		"  - key-auth: {}\n  - waf: {responses: inspect}\n    enforce: 100%":         {40, 40},
+		"  - key-auth: {}\n  - subscription: {}\n    enforce: 100%":                  {40, 40},
+		"  - key-auth: {}\n  - subscription: {}\n    shadow: true":                   {0, 0},
+		"  - key-auth: {}\n  - waf: {threshold: 100}\n    name: a\n    enforce: 99%": {0, 0},
+	} {
+		var docs strings.Builder
+		var keys []string
+		for i := range 40 {
+			key, d := whytest.Consumer(fmt.Sprintf("app-%d", i), "")
+			keys = append(keys, key)
+			docs.WriteString(d)
+		}
+		n := whytest.Start(t, "wire", whytest.API(up.URL, "/", policies)+docs.String())
+		refused := 0
+		for _, key := range keys {
+			if a := n.Call("GET", "/", "", "X-Api-Key: "+key); a.StatusCode != 200 {
+				refused++
+			}
+		}
+		if refused < want[0] || refused > want[1] {
+			t.Errorf("%s: %d of 40 callers were refused, want %d to %d", policies, refused, want[0], want[1])
+		}
+	}
+}
+
 // TestAnswersToLargeRequestsArrive: a client that reads only when it has sent everything still gets
 // the refusal that came before, whoever asked for the end of the connection.
 func TestAnswersToLargeRequestsArrive(t *testing.T) {

@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"hash/maphash"
 	"math"
 	"strconv"
@@ -35,6 +36,17 @@ type jsonFault struct {
 	count  int // what was found where a bound was passed; of the key written twice, the offset of the first
 }
 
+// err is the fault for those who only say that a text is no JSON they can use.
+func (f jsonFault) err() error {
+	switch f.kind {
+	case jsonTooDeep:
+		return fmt.Errorf("JSON nested deeper than %d, at byte %d", f.limit, f.at)
+	case jsonManyValues:
+		return fmt.Errorf("more than %d values", f.limit)
+	}
+	return fmt.Errorf("at byte %d it wants %s", f.at, f.wanted)
+}
+
 type jsonFaultKind uint8
 
 const (
@@ -51,8 +63,9 @@ const (
 	jsonNotUTF8
 )
 
-// jsonScan reads one JSON text (RFC 8259) from front to end, without recursion. It keeps its memory for
-// the next one. With build set it makes the value, too; names and texts of that are views of data.
+// jsonScan reads one JSON text (RFC 8259) from front to end, without recursion: all of it by run, or piece by piece by
+// begin, value, member and skip. It keeps its memory for the next one. With build set it makes the value, too; names
+// and texts of that are views of data.
 type jsonScan struct {
 	data   []byte
 	pos    int
@@ -145,35 +158,45 @@ func (s *jsonScan) space() {
 	}
 }
 
-func (s *jsonScan) run(data []byte, b *jsonBounds, build bool) {
+// begin goes to the first value of a text.
+func (s *jsonScan) begin(data []byte, b *jsonBounds, build bool) bool {
 	s.data, s.pos, s.values, s.bounds, s.fault, s.build, s.root = data, 0, 0, b, jsonFault{}, build, nil
 	s.frames, s.stack, s.perDepth = s.frames[:0], s.stack[:0], s.perDepth[:0]
 	s.names.reset()
 	if len(data) > math.MaxInt32 {
-		s.fail(jsonMalformed, 0, "a text of less than 2 GiB")
-		return
+		return s.fail(jsonMalformed, 0, "a text of less than 2 GiB")
 	}
 	if bytes.HasPrefix(data, []byte("\ufeff")) {
-		s.fail(jsonMalformed, 0, "a value without a byte order mark before it")
-		return
+		return s.fail(jsonMalformed, 0, "a value without a byte order mark before it")
 	}
 	s.space()
-	if !s.value("a value") {
+	return true
+}
+
+func (s *jsonScan) run(data []byte, b *jsonBounds, build bool) {
+	if !s.begin(data, b, build) {
 		return
 	}
-	for len(s.frames) > 0 {
-		if !s.next() {
-			return
-		}
-	}
-	s.space()
-	if s.pos < len(data) {
-		s.fail(jsonMalformed, s.pos, "the end of the body")
+	if _, ok := s.skip(); ok {
+		s.ended()
 	}
 }
 
 // next goes on in the innermost list or object: to its next value, or to its end.
 func (s *jsonScan) next() bool {
+	done, ok := s.member()
+	if done || !ok {
+		return ok
+	}
+	if f := &s.frames[len(s.frames)-1]; f.count == 1 && !f.object {
+		return s.value("a value or ]")
+	}
+	return s.value("a value")
+}
+
+// member goes to where the next value of the innermost list or object begins. done says that there is none, and that
+// the end was read.
+func (s *jsonScan) member() (done, ok bool) {
 	s.space()
 	f := &s.frames[len(s.frames)-1]
 	c := s.peek()
@@ -184,11 +207,11 @@ func (s *jsonScan) next() bool {
 	if c == closing {
 		s.pos++
 		s.closeFrame()
-		return true
+		return true, true
 	}
 	if f.count > 0 {
 		if c != ',' {
-			return s.fail(jsonMalformed, s.pos, wanted)
+			return false, s.fail(jsonMalformed, s.pos, wanted)
 		}
 		s.pos++
 		s.space()
@@ -196,32 +219,29 @@ func (s *jsonScan) next() bool {
 	f.count++
 	if !f.object {
 		if n := s.bounds.elements; n >= 0 && int(f.count) > n {
-			return s.over(jsonManyElements, s.pos, n, s.countRest(int(f.count)))
+			return false, s.over(jsonManyElements, s.pos, n, s.countRest(int(f.count)))
 		}
-		if f.count == 1 {
-			return s.value("a value or ]")
-		}
-		return s.value("a value")
+		return false, true
 	}
 	if n := s.bounds.keys; n >= 0 && int(f.count) > n {
-		return s.over(jsonManyKeys, s.pos, n, s.countRest(int(f.count)))
+		return false, s.over(jsonManyKeys, s.pos, n, s.countRest(int(f.count)))
 	}
 	f.nameEnd = 0
 	if s.peek() != '"' {
 		if f.count == 1 {
-			return s.fail(jsonMalformed, s.pos, `a name in double quotes or }`)
+			return false, s.fail(jsonMalformed, s.pos, `a name in double quotes or }`)
 		}
-		return s.fail(jsonMalformed, s.pos, `a name in double quotes`)
+		return false, s.fail(jsonMalformed, s.pos, `a name in double quotes`)
 	}
 	start := s.pos + 1
 	escaped, ok := s.text()
 	if !ok {
-		return false
+		return false, false
 	}
 	f.name, f.nameEnd = int32(start), int32(s.pos-1)
 	if !s.bounds.twice {
 		if first, twice := s.names.add(s.data, f.id, f.name, f.nameEnd, escaped); twice {
-			return s.over(jsonTwice, start-1, 0, int(first)-1)
+			return false, s.over(jsonTwice, start-1, 0, int(first)-1)
 		}
 	}
 	if s.build {
@@ -229,11 +249,37 @@ func (s *jsonScan) next() bool {
 	}
 	s.space()
 	if s.peek() != ':' {
-		return s.fail(jsonMalformed, s.pos, "a colon")
+		return false, s.fail(jsonMalformed, s.pos, "a colon")
 	}
 	s.pos++
 	s.space()
-	return s.value("a value")
+	return false, true
+}
+
+// name is the name of the current member of an object as it is written, with its quotes, and where that stands.
+func (s *jsonScan) name() (raw []byte, at int) {
+	f := &s.frames[len(s.frames)-1]
+	return s.data[f.name-1 : f.nameEnd+1], int(f.name - 1)
+}
+
+// skip reads a whole value and returns its text.
+func (s *jsonScan) skip() (raw []byte, ok bool) {
+	start, depth := s.pos, len(s.frames)
+	if !s.value("a value") {
+		return nil, false
+	}
+	for len(s.frames) > depth {
+		if !s.next() {
+			return nil, false
+		}
+	}
+	return s.data[start:s.pos], true
+}
+
+// ended says that nothing follows.
+func (s *jsonScan) ended() bool {
+	s.space()
+	return s.pos == len(s.data) || s.fail(jsonMalformed, s.pos, "the end of the body")
 }
 
 // countRest is how many elements the innermost list or object has, or at least that many: the text is
@@ -464,6 +510,25 @@ func (s *jsonScan) text() (escaped, ok bool) {
 			i += size
 		}
 	}
+}
+
+// hex4 reads the four digits of an escape \u.
+func hex4(b []byte) (rune, bool) {
+	if len(b) < 4 {
+		return 0, false
+	}
+	var r rune
+	for _, c := range b[:4] {
+		switch {
+		case '0' <= c && c <= '9':
+			r = r<<4 | rune(c-'0')
+		case 'a' <= c|0x20 && c|0x20 <= 'f':
+			r = r<<4 | rune(c|0x20-'a'+10)
+		default:
+			return 0, false
+		}
+	}
+	return r, true
 }
 
 // escape reads an escape, a pair of surrogates at once. Half of a pair is RuneError. Where it is

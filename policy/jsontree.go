@@ -1,9 +1,5 @@
 package policy
 
-import (
-	"strconv"
-)
-
 // jsonNode is a value of JSON that can be changed. What is not changed is written as it came: the order of
 // names, numbers of any length.
 type jsonNode struct {
@@ -16,45 +12,50 @@ type jsonNode struct {
 // maxJSONNodes bounds what a tree takes: each node is some hundred bytes.
 const maxJSONNodes = 100_000
 
+// treeBounds are what a text is held to that becomes a tree.
+var treeBounds = func() jsonBounds { b := asWritten; b.values = maxJSONNodes; return b }()
+
 // parseTree reads one value.
 func parseTree(b []byte) (*jsonNode, error) {
-	s := &jsonScanner{b: b}
-	left := maxJSONNodes
-	n, err := s.tree(0, &left)
-	if err != nil {
-		return nil, err
+	s := jsonScans.Get().(*jsonScan)
+	defer s.release()
+	if s.begin(b, &treeBounds, false) {
+		if n := s.tree(); n != nil && s.ended() {
+			return n, nil
+		}
 	}
-	if s.space() != 0 || s.i < len(b) {
-		return nil, s.fail("more than one value")
-	}
-	return n, nil
+	return nil, s.fault.err()
 }
 
-func (s *jsonScanner) tree(depth int, left *int) (*jsonNode, error) {
-	if *left--; *left < 0 {
-		return nil, s.fail("more than " + strconv.Itoa(maxJSONNodes) + " values")
-	}
-	c := s.space()
+// tree reads the value that begins here, nil if it is none.
+func (s *jsonScan) tree() *jsonNode {
+	c := s.peek()
 	if c != '{' && c != '[' {
-		raw, err := s.skip(depth)
-		return &jsonNode{raw: raw}, err
+		raw, ok := s.skip()
+		if !ok {
+			return nil
+		}
+		return &jsonNode{raw: raw}
 	}
-	if depth >= maxJSONDepth {
-		return nil, s.fail("JSON nested deeper than " + strconv.Itoa(maxJSONDepth))
+	if !s.value("a value") {
+		return nil
 	}
 	n := &jsonNode{open: c}
-	s.i++
-	for first := true; ; first = false {
-		key, done, err := s.member(c, first)
-		if err != nil || done {
-			return n, err
+	for {
+		done, ok := s.member()
+		if !ok {
+			return nil
 		}
-		item, err := s.tree(depth+1, left)
-		if err != nil {
-			return nil, err
+		if done {
+			return n
 		}
 		if c == '{' {
-			n.keys = append(n.keys, key)
+			name, _ := s.name()
+			n.keys = append(n.keys, name)
+		}
+		item := s.tree()
+		if item == nil {
+			return nil
 		}
 		n.items = append(n.items, item)
 	}

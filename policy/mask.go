@@ -454,20 +454,21 @@ func (t *masking) json(b []byte) (err error) {
 			t.counts, t.out = counts, t.out[:mark]
 		}
 	}()
-	w := &jsonMasking{masking: t, s: jsonScanner{b: b}}
-	if bytes.HasPrefix(b, []byte("\xef\xbb\xbf")) { // a byte order mark
-		w.s.i = 3
+	s := jsonScans.Get().(*jsonScan)
+	defer s.release()
+	if bytes.HasPrefix(b, []byte("\ufeff")) { // a byte order mark, which stays
+		t.out, b = append(t.out, b[:3]...), b[3:]
 	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		t.out = append(t.out, b...)
+		return nil
+	}
+	w := &jsonMasking{masking: t, s: s}
 	for i := range t.paths {
 		w.active = append(w.active, pathAt{path: i})
 	}
-	for n := 0; w.s.space() != 0 || w.s.i < len(b); n++ {
-		if n > 0 {
-			return w.s.fail("more than one value")
-		}
-		if err := w.value(0, len(w.active), 0); err != nil {
-			return err
-		}
+	if !s.begin(b, &asWritten, false) || !w.value(0, len(w.active)) || !s.ended() {
+		return s.fault.err()
 	}
 	t.out = append(t.out, b[w.copied:]...)
 	return nil
@@ -478,46 +479,43 @@ type pathAt struct{ path, step int }
 
 type jsonMasking struct {
 	*masking
-	s      jsonScanner
+	s      *jsonScan
 	copied int // of the text, into out
 	active []pathAt
 }
 
 // replace puts a string of JSON instead of a part of the text.
 func (w *jsonMasking) replace(start, end int, s string) {
-	w.out = append(w.out, w.s.b[w.copied:start]...)
+	w.out = append(w.out, w.s.data[w.copied:start]...)
 	w.out = appendQuoted(w.out, s)
 	w.copied = end
 }
 
 // value reads a value to which the active paths from first on lead.
-func (w *jsonMasking) value(first, count, depth int) error {
-	c := w.s.space()
-	start := w.s.i
+func (w *jsonMasking) value(first, count int) bool {
+	c := w.s.peek()
+	start := w.s.pos
 	if c != '{' && c != '[' {
-		raw, err := w.s.skip(depth)
-		if err == nil && w.texts.any() {
+		raw, ok := w.s.skip()
+		if ok && w.texts.any() {
 			w.scalar(start, raw)
 		}
-		return err
+		return ok
 	}
-	if depth >= maxJSONDepth {
-		return w.s.fail("JSON nested deeper than " + strconv.Itoa(maxJSONDepth))
+	if !w.s.value("a value") {
+		return false
 	}
-	w.s.i++
 	for n := 0; ; n++ {
-		key, done, err := w.s.member(c, n == 0)
-		if err != nil {
-			return err
-		}
-		if done {
-			return nil
+		done, ok := w.s.member()
+		if done || !ok {
+			return ok
 		}
 		name, position := "", n
 		if c == '{' {
+			key, at := w.s.name()
 			name, position = unquote(key), -1
 			if w.texts.any() {
-				w.scalar(w.s.keyAt, key)
+				w.scalar(at, key)
 			}
 		}
 		// The paths that lead further.
@@ -534,15 +532,14 @@ func (w *jsonMasking) value(first, count, depth int) error {
 			}
 		}
 		if hidden {
-			w.s.space()
-			at := w.s.i
-			raw, err := w.s.skip(depth + 1)
-			if err != nil {
-				return err
+			at := w.s.pos
+			raw, ok := w.s.skip()
+			if !ok {
+				return false
 			}
 			w.hideValue(at, raw)
-		} else if err := w.value(from, len(w.active)-from, depth+1); err != nil {
-			return err
+		} else if !w.value(from, len(w.active)-from) {
+			return false
 		}
 		w.active = w.active[:from]
 	}

@@ -194,6 +194,28 @@ func (s *Step) draw(x *Exchange) uint32 {
 	return (n ^ n>>16) & 0xffff
 }
 
+// Filter is what the policy does with content of answers: one that withholds them lets those to callers pass whom it only
+// watches. One that reports does so for all.
+func (s *Step) Filter(f ContentFilter) ContentFilter {
+	if _, withholds := f.(*wafBoth); withholds && s.Share > 0 {
+		return &shareFilter{*s, f}
+	}
+	return f
+}
+
+// shareFilter is a filter for a share of callers.
+type shareFilter struct {
+	step   Step
+	filter ContentFilter
+}
+
+func (f *shareFilter) Filter(x *Exchange, h *wire.Head) (Transform, error) {
+	if f.step.Watches(x) {
+		return nil, nil
+	}
+	return f.filter.Filter(x, h)
+}
+
 // Env is what a policy is compiled in.
 type Env struct {
 	Node     resource.Node // the policy's configuration

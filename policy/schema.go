@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,8 +26,9 @@ import (
 // their name alone. With body, every JSON body is checked, and POST, PUT and PATCH have to have one.
 //
 // Every violation is told with its JSON pointer, what was wanted and what was seen, up to the bound of most.
-// Values of names such as password or token are never shown. Files are read from the folder of the
-// schema and nothing over the network; patterns are RE2, so that no text can make them slow.
+// Values of names such as password or token are never shown. Files are read from the folder of the schema, and
+// nothing over the network: what is referred to by a URL needs a copy, which references names. Patterns are RE2, so
+// that no text can make them slow.
 //
 // A body is decoded for its check, which costs memory and some microseconds. Compressed bodies are
 // decoded first. Bodies with more than 100,000 values, nested deeper than 100, or so made that the schema
@@ -39,6 +41,9 @@ type Schema struct {
 	OpenAPI string `json:"openapi" example:"openapi.yaml"`
 	// Body is a file with a JSON Schema, relative to this one, or the schema itself.
 	Body any `json:"body" example:"order.json"`
+	// References says where copies lie of what is referred to by a URL or by its $id: the file for a URL, or the folder
+	// for all URLs with a beginning, which ends with /. Paths are relative to this document.
+	References map[string]string `json:"references" example:"{\"https://schemas.shop.test/\": schemas}"`
 	// UnknownOperation says what becomes of calls that the OpenAPI document does not describe.
 	UnknownOperation string `json:"unknownOperation" default:"refuse" enum:"refuse,allow"`
 	// UnknownQuery says what becomes of parameters in the query that the operation does not describe.
@@ -216,7 +221,7 @@ func (p *Schema) Compile(env *Env) any {
 	}
 	if env.Watch != nil {
 		for _, u := range files.order {
-			if path, ok := pathOfURL(u); ok && u != files.inline {
+			if path := files.files[u].path; path != "" {
 				env.Watch(path)
 			}
 		}
@@ -228,6 +233,11 @@ func (p *Schema) Compile(env *Env) any {
 		c.set = made().(*schemaSet)
 	}
 	c.set.files.report(env, field)
+	for _, copied := range files.copies {
+		if !copied.used && len(c.set.files.faults) == 0 {
+			env.Lint("schema.reference-unused", referenceField(copied.url), "a reference with this URL, or with one that begins so if it ends with /", "nothing in the schema refers to %s", copied.url)
+		}
+	}
 	for _, l := range c.set.lints {
 		env.Lint("schema.not-checked", field, "", "%s: %s", c.set.files.position(l.url, l.pointer), l.text)
 	}
@@ -243,13 +253,17 @@ func (p *Schema) files(env *Env, field string) *schemaFiles {
 	if resolve == nil {
 		resolve = func(path string) string { return path }
 	}
+	copies, ok := p.copies(env, resolve)
+	if !ok {
+		return nil
+	}
 	name := p.OpenAPI
 	if field == "body" {
 		switch body := p.Body.(type) {
 		case string:
 			name = body
 		case map[string]any, bool:
-			return inlineSchema(filepath.Dir(resolve("x")), body, env.Node)
+			return inlineSchema(filepath.Dir(resolve("x")), body, env.Node, copies)
 		default:
 			env.Problem("body", "name a file, or write the schema here", "a schema is a mapping, true or false")
 			return nil
@@ -259,7 +273,7 @@ func (p *Schema) files(env *Env, field string) *schemaFiles {
 		env.Problem(field, "put a copy of it beside this document", "%q is no file, and nothing is fetched", name)
 		return nil
 	}
-	files, err := readSchemaFiles(resolve(name))
+	files, err := readSchemaFiles(resolve(name), copies)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		env.Problem(field, "the path is relative to this document", "there is no file %q", name)
@@ -270,6 +284,51 @@ func (p *Schema) files(env *Env, field string) *schemaFiles {
 	}
 	return files
 }
+
+// copies are the files and folders that stand for URLs, or false after a problem.
+func (p *Schema) copies(env *Env, resolve func(string) string) (copies []schemaCopy, ok bool) {
+	ok = true
+	for _, u := range namesInOrder(p.References) {
+		at, file := referenceField(u), p.References[u]
+		parsed, err := url.Parse(u)
+		if err != nil || parsed.Scheme == "" || parsed.Fragment != "" {
+			env.Problem(at, `such as "https://schemas.shop.test/order.json", or with / at its end for a folder`, "%q is no URL that a reference leads to", u)
+			ok = false
+			continue
+		}
+		path, err := filepath.Abs(resolve(file))
+		if err == nil {
+			path, err = filepath.EvalSymlinks(path)
+		}
+		var info os.FileInfo
+		if err == nil {
+			info, err = os.Stat(path)
+		}
+		folder := strings.HasSuffix(u, "/")
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			env.Problem(at, "the path is relative to this document", "there is no file or folder %q", file)
+		case err != nil:
+			env.Problem(at, "", "reading %q: %v", file, err)
+		case folder && !info.IsDir():
+			env.Problem(at, "name a folder, or the URL of one file", "%s ends with /, so a folder has to stand for it, and %q is a file", u, file)
+		case !folder && info.IsDir():
+			env.Problem(at, "name a file, or end the URL with /", "a file has to stand for %s, and %q is a folder", u, file)
+		default:
+			if !folder {
+				copies = append(copies, schemaCopy{url: u, path: path, folder: filepath.Dir(path)})
+			} else {
+				copies = append(copies, schemaCopy{url: u, path: path, folder: path})
+			}
+			continue
+		}
+		ok = false
+	}
+	return copies, ok
+}
+
+// referenceField is the field of References that is about a URL.
+func referenceField(u string) string { return "references[" + strconv.Quote(u) + "]" }
 
 // compileSchemas compiles what the files hold. Faults are noted in files.
 func compileSchemas(files *schemaFiles, api, formats, answers bool) *schemaSet {

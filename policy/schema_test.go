@@ -2,17 +2,17 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
-	_ "github.com/google/jsonschema-go/jsonschema" // has the JSON Schema Test Suite among its files
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/whytest/suite"
 )
 
 // sent is content that a test gives an exchange.
@@ -228,95 +228,109 @@ func TestSchemaHostile(t *testing.T) {
 	}
 }
 
-// TestJSONSchemaSuite runs the required cases of the JSON Schema Test Suite for 2020-12, which a module in the
-// cache of the tool chain contains.
+// TestJSONSchemaSuite runs the required cases of the JSON Schema Test Suite for 2020-12.
 func TestJSONSchemaSuite(t *testing.T) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/google/jsonschema-go").Output()
-	dir := filepath.Join(strings.TrimSpace(string(out)), "jsonschema", "testdata", "draft2020-12")
-	names, _ := filepath.Glob(filepath.Join(dir, "*.json"))
-	if err != nil || len(names) < 40 {
-		t.Fatalf("the suite is not in the module cache: %v, %d files", err, len(names))
-	}
-	differences := suiteDifferences(t)
-	used := map[string]bool{}
 	b := newTestbed(t)
-	schemas := t.TempDir()
-	groups, cases := 0, 0
-	for _, name := range names {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
+	suite.JSONSchema(t, func(schema, remotes string) suite.Judge {
+		b.kinds = map[string]bool{}
+		made, problems := b.compile("schema", fmt.Sprintf(`{body: %q, formats: false, references: {"http://localhost:1234/": %q}}`, schema, remotes))
+		if problems.HasErrors() {
+			t.Log(problems)
+			return nil
 		}
-		var suite []struct {
-			Description string          `json:"description"`
-			Schema      json.RawMessage `json:"schema"`
-			Tests       []struct {
-				Description string          `json:"description"`
-				Data        json.RawMessage `json:"data"`
-				Valid       bool            `json:"valid"`
-			} `json:"tests"`
-		}
-		if err := json.Unmarshal(text, &suite); err != nil {
-			t.Fatal(err)
-		}
-		for i, g := range suite {
-			groups++
-			id := filepath.Base(name) + ": " + g.Description
-			b.kinds = map[string]bool{}
-			path := file(t, schemas, strings.TrimSuffix(filepath.Base(name), ".json")+"-"+string(rune('a'+i%26))+string(rune('a'+i/26))+".json", string(g.Schema))
-			made, problems := b.compile("schema", `{body: "`+path+`", formats: false}`)
-			if problems.HasErrors() {
-				if differences[id] == "" {
-					t.Errorf("%s: the schema does not compile: %v", id, problems)
-				}
-				used[id] = true
-				continue
+		return func(body string) (bool, string) {
+			v := made.(Check).Check(b.with(body, "POST /", "Content-Type: application/json"))
+			// The way without explanations decides the same.
+			media := made.(*schemaCheck).set.body.body.types[0]
+			if value, f := decodeJSON([]byte(body), &schemaBounds); f.kind == jsonFine && media.fast.fits(value) != (media.schema.Validate(value) == nil) {
+				t.Errorf("%s: %s: the fast way says %v", schema, body, media.fast.fits(value))
 			}
-			for _, test := range g.Tests {
-				cases++
-				v := made.(Check).Check(b.with(string(test.Data), "POST /", "Content-Type: application/json"))
-				// The way without explanations decides the same.
-				media := made.(*schemaCheck).set.body.body.types[0]
-				if value, f := decodeJSON(test.Data, &schemaBounds); f.kind == jsonFine && media.fast.fits(value) != (media.schema.Validate(value) == nil) {
-					t.Errorf("%s: %s: the fast way says %v", id, test.Description, media.fast.fits(value))
-				}
-				if v.Refused() == test.Valid {
-					id := id + ": " + test.Description
-					if differences[id] == "" {
-						t.Errorf("%s: refused is %v: %s", id, v.Refused(), told(v))
-					}
-					used[id] = true
-				}
+			if !v.Refused() {
+				return true, ""
 			}
+			return false, told(v)
 		}
-	}
-	for id := range differences {
-		if !used[id] {
-			t.Errorf("%s is listed as a difference and is none", id)
-		}
-	}
-	if cases < 1050 {
-		t.Errorf("only %d cases of %d groups ran", cases, groups)
-	}
-	t.Logf("%d groups, %d cases, %d differences", groups, cases, len(differences))
+	})
 }
 
-// suiteDifferences are the known differences with their causes.
-func suiteDifferences(t *testing.T) map[string]string {
-	text, err := os.ReadFile("testdata/json-schema-suite.txt")
-	if err != nil {
-		t.Fatal(err)
+// TestSchemaReferences: what is referred to by a URL or a name is read from the copies that the policy names, and what is
+// wrong with them is said.
+func TestSchemaReferences(t *testing.T) {
+	b := newTestbed(t)
+	dir := t.TempDir()
+	file(t, dir, "order.json", `{"$id": "https://schemas.shop.test/v2/order.json", "properties": {"to": {"$ref": "address.json"}, "price": {"$ref": "https://prices.test/money.json#/$defs/amount"}, "of": {"$ref": "urn:shop:customer"}}}`)
+	file(t, dir, "shared/v2/address.json", `{"$id": "https://schemas.shop.test/v2/address.json", "required": ["street"], "properties": {"country": {"$ref": "parts/country.json"}}}`)
+	file(t, dir, "shared/v2/parts/country.json", `{"minLength": 2}`)
+	file(t, dir, "money.json", `{"$defs": {"amount": {"type": "integer"}}}`)
+	file(t, dir, "customer.yaml", `{$id: "urn:shop:customer", type: string}`)
+	with := func(references string) (Check, string) {
+		t.Helper()
+		b.kinds = map[string]bool{}
+		made, problems := b.compile("schema", fmt.Sprintf("{body: %q, references: {%s}}", dir+"/order.json", references))
+		var said []string
+		for _, p := range problems {
+			said = append(said, p.Message+" | "+p.Hint)
+		}
+		check, _ := made.(Check)
+		return check, strings.Join(said, "\n")
 	}
-	list := map[string]string{}
-	cause := ""
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimRight(line, "\n")
-		switch {
-		case strings.HasPrefix(line, "# "):
-			cause = line[2:]
-		case line != "":
-			list[line] = cause
+	all := fmt.Sprintf(`"https://schemas.shop.test/": %q, "https://prices.test/money.json": %q, "urn:shop:customer": %q`, dir+"/shared", dir+"/money.json", dir+"/customer.yaml")
+	c, problems := with(all)
+	if problems != "" {
+		t.Fatal(problems)
+	}
+	post := func(body string) reason.Verdict {
+		return c.Check(b.with(body, "POST /", "Content-Type: application/json"))
+	}
+	wants(t, post(`{"to": {"street": "Main", "country": "FR"}, "price": 3, "of": "ada"}`), "")
+	v := post(`{"to": {"street": "Main", "country": "F"}}`)
+	wants(t, v, "schema.violated", "/to/country", "at least 2 characters")
+	if at := v.Tell(reason.ToOwner).At; at == nil || at.File != "shared/v2/parts/country.json" {
+		t.Errorf("the schema is at %v", at)
+	}
+	wants(t, post(`{"to": {}}`), "schema.violated", `a property "street"`)
+	wants(t, post(`{"price": "3"}`), "schema.violated", "/price", "an integer")
+	wants(t, post(`{"of": 3}`), "schema.violated", "/of", "a string")
+
+	for _, c := range []struct{ references, want string }{
+		{"", `"address.json" means https://schemas.shop.test/v2/address.json by the $id around it`},
+		{"", `references: {"https://prices.test/money.json": money.json}`},
+		{"", `references: {"urn:shop:customer": customer}`},
+		{all + fmt.Sprintf(`, "https://old.shop.test/": %q`, dir), "nothing in the schema refers to https://old.shop.test/"},
+		{fmt.Sprintf(`"https://schemas.shop.test/": %q`, dir+"/money.json"), "so a folder has to stand for it"},
+		{fmt.Sprintf(`"https://schemas.shop.test": %q`, dir), "is a folder"},
+		{`"https://schemas.shop.test/": nowhere`, `there is no file or folder "nowhere"`},
+		{fmt.Sprintf(`"order.json": %q`, dir), "is no URL that a reference leads to"},
+		{fmt.Sprintf(`"https://schemas.shop.test/": %q`, dir+"/shared/v2"), `leads to "shared/v2/v2/address.json", and there is no such file`},
+	} {
+		if _, problems := with(c.references); !strings.Contains(problems, c.want) {
+			t.Errorf("references {%s}: %s\nwant %s", c.references, problems, c.want)
 		}
 	}
-	return list
+
+	// Files that lie beside each other have names beside each other: nothing need be said.
+	file(t, dir, "own/line.json", `{"$id": "https://lines.test/line.json", "properties": {"unit": {"$ref": "unit.json"}}}`)
+	file(t, dir, "own/unit.json", `{"$id": "https://lines.test/unit.json", "enum": ["kg", "piece"]}`)
+	b.kinds = map[string]bool{}
+	c = b.check("schema", fmt.Sprintf("{body: %q}", dir+"/own/line.json"))
+	wants(t, post(`{"unit": "kg"}`), "")
+	wants(t, post(`{"unit": "lb"}`), "schema.violated", `"kg" or "piece"`)
+
+	// Nothing outside of the folders is read, whatever a reference says.
+	for _, ref := range []string{"https://schemas.shop.test/%2e%2e/money.json", "https://schemas.shop.test/..%2fmoney.json", "https://schemas.shop.test/link.json"} {
+		os.Symlink(dir+"/money.json", dir+"/shared/link.json")
+		file(t, dir, "bad.json", fmt.Sprintf(`{"$ref": %q}`, ref))
+		b.kinds = map[string]bool{}
+		_, problems := b.compile("schema", fmt.Sprintf(`{body: %q, references: {"https://schemas.shop.test/": %q}}`, dir+"/bad.json", dir+"/shared"))
+		if !strings.Contains(fmt.Sprint(problems), "leads out of the folder") {
+			t.Errorf("%s: %v", ref, problems)
+		}
+	}
+
+	// An OpenAPI document, too.
+	file(t, dir, "openapi.yaml", `{openapi: 3.1.0, info: {title: shop, version: "1"}, paths: {/: {post: {requestBody: {content: {application/json: {schema: {$ref: "https://prices.test/money.json#/$defs/amount"}}}}, responses: {"200": {description: ok}}}}}}`)
+	b.kinds = map[string]bool{}
+	c = b.check("schema", fmt.Sprintf(`{openapi: %q, references: {"https://prices.test/money.json": %q}}`, dir+"/openapi.yaml", dir+"/money.json"))
+	wants(t, post(`3`), "")
+	wants(t, post(`"3"`), "schema.violated", "an integer")
 }

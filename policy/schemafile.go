@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -29,19 +30,30 @@ const (
 	maxSchemaFile  = 16 << 20
 )
 
-// schemaFiles are the files that a schema consists of: the one that the policy names, and those of its
-// folder that it refers to. Nothing else is read, and nothing over the network.
+// schemaFiles are the files that a schema consists of: the one that the policy names, those of its folder that
+// it refers to, and those that stand for URLs. Nothing else is read, and nothing over the network.
 type schemaFiles struct {
 	folder string // real path
 	main   string // URL of the first file
 	files  map[string]*schemaFile
 	order  []string
 	inline string // URL of a schema written in the policy, "" if it has a file
+	copies []schemaCopy
+	named  bool // $id gives schemas names: not so in OpenAPI 3.0
 	faults []schemaFault
+}
+
+// schemaCopy says where what a URL leads to lies on this machine.
+type schemaCopy struct {
+	url    string // of a file, or what the URLs of a folder begin with: it ends with /
+	path   string // real path of the file or folder
+	folder string // out of which nothing is read
+	used   bool
 }
 
 type schemaFile struct {
 	name string // as the policy names it, for messages
+	path string // "" of a schema written in the policy
 	node resource.Node
 	doc  any // as decoded; nobody changes it
 	data []byte
@@ -66,7 +78,7 @@ func pathOfURL(u string) (string, bool) {
 }
 
 // readSchemaFiles reads a file and all that it refers to.
-func readSchemaFiles(path string) (*schemaFiles, error) {
+func readSchemaFiles(path string, copies []schemaCopy) (*schemaFiles, error) {
 	abs, err := filepath.Abs(path)
 	if err == nil {
 		abs, err = filepath.EvalSymlinks(abs)
@@ -74,8 +86,8 @@ func readSchemaFiles(path string) (*schemaFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &schemaFiles{folder: filepath.Dir(abs), main: fileURL(abs), files: map[string]*schemaFile{}}
-	if err := s.read(abs); err != nil {
+	s := &schemaFiles{folder: filepath.Dir(abs), main: fileURL(abs), files: map[string]*schemaFile{}, copies: copies}
+	if err := s.read(s.main, abs); err != nil {
 		return nil, err
 	}
 	s.follow()
@@ -83,14 +95,14 @@ func readSchemaFiles(path string) (*schemaFiles, error) {
 }
 
 // inlineSchema takes a schema that is written in the policy. What it refers to lies beside the document.
-func inlineSchema(folder string, doc any, node resource.Node) *schemaFiles {
+func inlineSchema(folder string, doc any, node resource.Node, copies []schemaCopy) *schemaFiles {
 	if real, err := filepath.EvalSymlinks(folder); err == nil {
 		folder = real
 	}
 	if abs, err := filepath.Abs(folder); err == nil {
 		folder = abs
 	}
-	s := &schemaFiles{folder: folder, files: map[string]*schemaFile{}}
+	s := &schemaFiles{folder: folder, files: map[string]*schemaFile{}, copies: copies}
 	s.main = fileURL(filepath.Join(folder, "policy.inline.json"))
 	s.inline = s.main
 	s.files[s.main] = &schemaFile{name: "body", node: node, doc: doc}
@@ -99,9 +111,8 @@ func inlineSchema(folder string, doc any, node resource.Node) *schemaFiles {
 	return s
 }
 
-// read parses one file. Faults of its syntax are noted; only a file that cannot be read is an error.
-func (s *schemaFiles) read(path string) error {
-	u := fileURL(path)
+// read parses the file that a URL leads to. Faults of its syntax are noted; only a file that cannot be read is an error.
+func (s *schemaFiles) read(u, path string) error {
 	if s.files[u] != nil {
 		return nil
 	}
@@ -119,7 +130,7 @@ func (s *schemaFiles) read(path string) error {
 	if err != nil {
 		name = path
 	}
-	f := &schemaFile{name: filepath.ToSlash(name), data: data}
+	f := &schemaFile{name: filepath.ToSlash(name), path: path, data: data}
 	s.files[u] = f
 	s.order = append(s.order, u)
 	var ps resource.Problems
@@ -145,90 +156,199 @@ func (s *schemaFiles) read(path string) error {
 	return nil
 }
 
-// follow reads the files that are referred to, and refuses references that lead out of the folder.
+// follow reads the files that are referred to, and refuses references that lead elsewhere.
 func (s *schemaFiles) follow() {
+	main, _ := s.doc(s.main).(map[string]any)
+	version, _ := main["openapi"].(string)
+	s.named = !strings.HasPrefix(version, "3.0")
 	for i := 0; i < len(s.order); i++ {
-		u := s.order[i]
-		own := map[string]bool{}
-		walkSchema(s.files[u].doc, "", func(pointer string, m map[string]any) {
-			if id, ok := m["$id"].(string); ok {
-				own[id] = true
-			}
-		})
-		walkSchema(s.files[u].doc, "", func(pointer string, m map[string]any) {
-			for _, key := range []string{"$ref", "$dynamicRef"} {
-				ref, ok := m[key].(string)
-				if !ok {
-					continue
-				}
-				if f := s.followRef(u, ref, len(own) > 0); f != nil {
-					f.url, f.pointer = u, pointer+"/"+key
-					s.faults = append(s.faults, *f)
-				}
-			}
-		})
+		s.followFrom(s.order[i])
 	}
 }
 
-// followRef reads what one reference names. Where a file gives its schemas names of their own ($id), what is
-// no file may be one of them: the compiler knows.
-func (s *schemaFiles) followRef(from, ref string, named bool) *schemaFault {
+// schemaBase is what references in a part of a file are relative to (JSON Schema core §8.2.1).
+type schemaBase struct {
+	pointer string // of the part
+	url     *url.URL
+}
+
+// followFrom reads what the references of one file lead to. They are relative to the nearest $id around them.
+func (s *schemaFiles) followFrom(u string) {
+	at, err := url.Parse(u)
+	if err != nil {
+		return
+	}
+	own := map[string]bool{} // the names that this file gives to parts of it
+	bases := []schemaBase{{"", at}}
+	type reference struct {
+		pointer, ref string
+		base         *url.URL
+	}
+	var references []reference
+	walkSchema(s.files[u].doc, "", func(pointer string, m map[string]any) {
+		for len(bases) > 1 && !strings.HasPrefix(pointer, bases[len(bases)-1].pointer+"/") {
+			bases = bases[:len(bases)-1]
+		}
+		base := bases[len(bases)-1].url
+		if id, ok := m["$id"].(string); ok && s.named {
+			if r, err := url.Parse(id); err == nil {
+				base = base.ResolveReference(r)
+				base.Fragment = ""
+				own[base.String()] = true
+				if pointer == "" {
+					bases[0].url = base
+				} else {
+					bases = append(bases, schemaBase{pointer, base})
+				}
+			}
+		}
+		for _, key := range []string{"$ref", "$dynamicRef"} {
+			if ref, ok := m[key].(string); ok {
+				references = append(references, reference{pointer + "/" + key, ref, base})
+			}
+		}
+	})
+	var beside *schemaCopy // where the file has a name, those beside it have one, too
+	if path := s.files[u].path; path != "" && bases[0].url != at {
+		beside = &schemaCopy{url: bases[0].url.ResolveReference(&url.URL{Path: "."}).String(), path: filepath.Dir(path), folder: s.folder}
+	}
+	for _, r := range references {
+		if f := s.followRef(r.base, r.ref, own, beside); f != nil {
+			f.url, f.pointer = u, r.pointer
+			s.faults = append(s.faults, *f)
+		}
+	}
+}
+
+// followRef reads what one reference leads to. Where a file gives its schemas names of their own ($id), a file that
+// is not found may be one of them: the compiler knows.
+func (s *schemaFiles) followRef(base *url.URL, ref string, own map[string]bool, beside *schemaCopy) *schemaFault {
 	file, _, _ := strings.Cut(ref, "#")
-	if file == "" || strings.HasPrefix(file, "http://json-schema.org/") || strings.HasPrefix(file, "https://json-schema.org/") {
+	if file == "" {
 		return nil
 	}
 	r, err := url.Parse(file)
 	if err != nil {
 		return &schemaFault{text: fmt.Sprintf("%q is no reference", ref)}
 	}
-	if named {
-		if path, ok := pathOfURL(from); ok && r.Scheme == "" && r.Host == "" {
-			if path = filepath.Join(filepath.Dir(path), filepath.FromSlash(r.Path)); s.inside(path) {
-				if err := s.read(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-					return &schemaFault{text: fmt.Sprintf("reading %q: %v", file, err)}
-				}
-			}
-		}
+	target := base.ResolveReference(r)
+	target.Fragment = ""
+	u := target.String()
+	if own[u] || strings.HasPrefix(u, "http://json-schema.org/") || strings.HasPrefix(u, "https://json-schema.org/") {
 		return nil
 	}
-	if r.Scheme != "" && r.Scheme != "file" || r.Host != "" {
-		return &schemaFault{text: fmt.Sprintf("the reference %q leads to another place of the network, and nothing is fetched", ref), hint: "put a copy of the file beside this one and refer to that"}
+	if c := s.copyOf(u); c != nil {
+		c.used = true
+		path, ok := c.at(u)
+		if !ok {
+			return &schemaFault{text: fmt.Sprintf("the reference %q leads out of the folder that stands for %s", ref, c.url)}
+		}
+		return s.readReferred(u, path, ref)
 	}
-	base, err := url.Parse(from)
-	if err != nil {
-		return &schemaFault{text: fmt.Sprintf("%q is no reference", ref)}
+	if beside != nil {
+		if path, ok := beside.at(u); ok {
+			if _, err := os.Stat(path); err == nil {
+				return s.readReferred(u, path, ref)
+			}
+		}
 	}
-	path, ok := pathOfURL(base.ResolveReference(r).String())
-	if !ok {
+	path, isFile := pathOfURL(u)
+	switch {
+	case isFile && insideFolder(s.folder, path):
+		if _, err := os.Stat(path); err != nil && len(own) > 0 {
+			return nil
+		}
+		return s.readReferred(u, path, ref)
+	case isFile && len(own) > 0:
+		return nil
+	case isFile:
+		return &schemaFault{text: fmt.Sprintf("the reference %q leads out of the folder of the schema", ref), hint: "put the file into the folder, or below it"}
+	case target.Scheme == "file":
 		return &schemaFault{text: fmt.Sprintf("%q is no reference to a file", ref)}
 	}
-	if !s.inside(path) {
-		return &schemaFault{text: fmt.Sprintf("the reference %q leads out of the folder of the schema", ref), hint: "put the file into the folder, or below it"}
+	f := &schemaFault{text: fmt.Sprintf("the reference %q leads to another place of the network, and nothing is fetched", ref), hint: copyHint(u)}
+	switch {
+	case target.Host == "":
+		f.text = fmt.Sprintf("the reference %q names a schema that is not here", ref)
+	case r.Host == "":
+		f.text = fmt.Sprintf("the reference %q means %s by the $id around it, and nothing is fetched", ref, u)
 	}
-	if err := s.read(path); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return &schemaFault{text: fmt.Sprintf("there is no file %q", file), hint: "the path is relative to the file that refers to it"}
+	return f
+}
+
+// copyHint says how a file is made to stand for a URL.
+func copyHint(u string) string {
+	name := u
+	if parsed, err := url.Parse(u); err == nil && parsed.Opaque == "" && parsed.Path != "" {
+		name = path.Base(parsed.Path)
+	} else if i := strings.LastIndexAny(u, ":/"); i >= 0 {
+		name = u[i+1:]
+	}
+	return fmt.Sprintf("put a copy of it beside this document, and add to the policy references: {%q: %s}", u, name)
+}
+
+// readReferred reads the file that a reference leads to.
+func (s *schemaFiles) readReferred(u, path, ref string) *schemaFault {
+	err := s.read(u, path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		file, _, _ := strings.Cut(ref, "#")
+		name := path
+		if rel, err := filepath.Rel(s.folder, path); err == nil {
+			name = filepath.ToSlash(rel)
 		}
-		return &schemaFault{text: fmt.Sprintf("reading %q: %v", file, err)}
+		if name != file {
+			return &schemaFault{text: fmt.Sprintf("the reference %q leads to %q, and there is no such file", ref, name)}
+		}
+		return &schemaFault{text: fmt.Sprintf("there is no file %q", file), hint: "the path is relative to the file that refers to it"}
+	case err != nil:
+		return &schemaFault{text: fmt.Sprintf("reading %q: %v", ref, err)}
 	}
 	return nil
 }
 
-// inside says that a path lies in the folder, symbolic links followed.
-func (s *schemaFiles) inside(path string) bool {
+// copyOf is the longest of the copies that stands for a URL, or nil.
+func (s *schemaFiles) copyOf(u string) *schemaCopy {
+	var longest *schemaCopy
+	for i := range s.copies {
+		c := &s.copies[i]
+		if (c.url == u || strings.HasSuffix(c.url, "/") && strings.HasPrefix(u, c.url)) && (longest == nil || len(c.url) > len(longest.url)) {
+			longest = c
+		}
+	}
+	return longest
+}
+
+// at is the file that stands for a URL.
+func (c *schemaCopy) at(u string) (string, bool) {
+	rest, ok := strings.CutPrefix(u, c.url)
+	if !ok || rest == "" {
+		return c.path, ok && !strings.HasSuffix(c.url, "/")
+	}
+	if rest, err := url.PathUnescape(rest); err == nil && !strings.ContainsAny(rest, "?\x00") {
+		path := filepath.Join(c.path, filepath.FromSlash(rest))
+		return path, insideFolder(c.folder, path)
+	}
+	return "", false
+}
+
+// insideFolder says that a path lies in a folder, symbolic links followed.
+func insideFolder(folder, path string) bool {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	rel, err := filepath.Rel(s.folder, path)
+	rel, err := filepath.Rel(folder, path)
 	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
 }
+
+var errNotReferred = errors.New("nothing is read but files of the folder of the schema, and those that references names")
 
 // Load gives the compiler a file that was read before, and no other.
 func (s *schemaFiles) Load(u string) (any, error) {
 	if f := s.files[u]; f != nil {
 		return f.doc, nil
 	}
-	return nil, errors.New("nothing is read but files of the folder of the schema that a reference names")
+	return nil, errNotReferred
 }
 
 // digest tells one state of all files from another.
@@ -621,6 +741,9 @@ func (s *schemaFiles) fault(u, pointer string, err error) {
 			f.url = file
 		}
 		f.text, f.hint = fmt.Sprintf("a reference leads to %q, which is not there", ref), "write it as a JSON pointer from the top, such as #/components/schemas/Order, or name a file beside this one"
+		if load != nil && s.files[ref] == nil && !strings.HasPrefix(ref, "file:") {
+			f.hint = copyHint(ref)
+		}
 		f.pointer = s.referenceTo(&f.url, ref, pointer)
 	}
 	for _, have := range s.faults {
@@ -694,7 +817,10 @@ func (s *schemaFiles) checkOpenAPI() *openapi3.T {
 		if f := s.files[fileURL(path)]; f != nil && (u.Scheme == "" || u.Scheme == "file") && u.Host == "" {
 			return f.data, nil
 		}
-		return nil, fmt.Errorf("nothing is read but files of the folder of the schema that a reference names")
+		if f := s.files[u.String()]; f != nil {
+			return f.data, nil
+		}
+		return nil, errNotReferred
 	}
 	path, _ := pathOfURL(s.main)
 	doc, err := l.LoadFromURI(&url.URL{Path: filepath.ToSlash(path)})

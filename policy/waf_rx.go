@@ -4,46 +4,53 @@ import (
 	"bytes"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/corazawaf/coraza/v3/experimental/plugins/plugintypes"
 )
 
 // rxOperatorName is the operator that expressions of the rule set are given to instead of rx. It is the same, but looks
-// first whether the value has what the expression needs.
+// first in the table of the expression.
 const rxOperatorName = "@whygateRx"
 
+// rxOperator is shared by all rules with one expression.
 type rxOperator struct {
-	re   *regexp.Regexp
-	find *needFinder // nil: nothing is needed
-	rule int32
+	re    *regexp.Regexp
+	once  sync.Once
+	table *rxTable // nil: it would be too large
+}
+
+// misses says that a value does not match. False may be either.
+func (o *rxOperator) misses(value string) bool {
+	o.once.Do(func() { o.table = newRxTable(o.re.String()) })
+	return o.table != nil && o.table.misses(value)
 }
 
 func newRxOperator(o plugintypes.OperatorOptions) (plugintypes.Operator, error) {
 	// As rx: the dot is for line ends as well, and ^ and $ are for lines.
 	expr := "(?sm)" + o.Arguments
-	compile := func() (any, error) { return regexp.Compile(expr) }
-	var re any
+	compile := func() (any, error) {
+		re, err := regexp.Compile(expr)
+		return &rxOperator{re: re}, err
+	}
+	var op any
 	var err error
 	if o.Memoizer != nil {
-		re, err = o.Memoizer.Do("whygate "+expr, compile)
+		op, err = o.Memoizer.Do("whygate "+expr, compile)
 	} else {
-		re, err = compile()
+		op, err = compile()
 	}
 	if err != nil {
 		return nil, err
 	}
-	op := &rxOperator{re: re.(*regexp.Regexp)}
-	if files, ok := o.Root.(*rulesFS); ok && files.skip.operators != nil {
-		files.skip.operators[o.Arguments] = append(files.skip.operators[o.Arguments], op)
-	}
-	return op, nil
+	return op.(*rxOperator), nil
 }
 
 // maxCaptured is how many groups rules can use.
 const maxCaptured = 9
 
 func (o *rxOperator) Evaluate(tx plugintypes.TransactionState, value string) bool {
-	if o.find != nil && !o.find.may(o.rule, value) {
+	if o.misses(value) {
 		return false
 	}
 	if !tx.Capturing() {

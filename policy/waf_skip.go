@@ -42,8 +42,6 @@ type skipIndex struct {
 	pool  sync.Pool
 	// counted is, by phase, how many of the rules that come next another rule may pass over by their number.
 	counted [3]int
-	// operators by expression, while rules are added.
-	operators map[string][]*rxOperator
 }
 
 type skipRule struct {
@@ -102,7 +100,7 @@ func init() {
 var skipAction = regexp.MustCompile(`(?i)\bskip\s*:\s*'?(\d+)`)
 
 func newSkipIndex() *skipIndex {
-	return &skipIndex{steps: map[string]int{}, chainOf: map[string]int{}, operators: map[string][]*rxOperator{}}
+	return &skipIndex{steps: map[string]int{}, chainOf: map[string]int{}}
 }
 
 // add takes a rule in, if what it does can be foreseen.
@@ -341,14 +339,6 @@ func (x *skipIndex) build(asWritten func(id int) bool) {
 	x.rules = slices.DeleteFunc(x.rules, func(r skipRule) bool { return !asWritten(r.id) })
 	words := (len(x.rules) + 63) / 64
 	x.find = newNeedFinder(x.rules, words)
-	for i, r := range x.rules {
-		for _, o := range x.operators[r.expression] {
-			if len(r.needs) > 0 {
-				o.find, o.rule = x.find, int32(i)
-			}
-		}
-	}
-	x.operators = nil
 	for phase := 1; phase <= 2; phase++ {
 		for level := 1; level <= 4; level++ {
 			p := &skipPlan{rules: make(bitset, words), reads: map[int]bitset{}}
@@ -705,49 +695,4 @@ func (f *stringFinder) find(s string, hits []bitset) {
 			hits[n.slot].set(int(n.rule))
 		}
 	}
-}
-
-// may says whether a value has what one rule needs.
-func (f *needFinder) may(rule int32, s string) bool {
-	var open [2][skipSlots]bool // plain and loose
-	var missing [2]int
-	for slot := range skipSlots {
-		if f.none[slot].has(int(rule)) {
-			continue
-		}
-		k := 0
-		if f.looseSlots[slot].has(int(rule)) {
-			k = 1
-		}
-		open[k][slot] = true
-		missing[k]++
-	}
-	if missing[1] > 0 && strings.IndexByte(s, looseAbsent) >= 0 {
-		missing[1] = 0
-	}
-	return f.plain.may(rule, s, open[0], missing[0]) && f.loose.may(rule, s, open[1], missing[1]) || foldsToASCII(s)
-}
-
-func (f *stringFinder) may(rule int32, s string, open [skipSlots]bool, missing int) bool {
-	at := int32(0)
-	for i := 0; i < len(s) && missing > 0; i++ {
-		b := foldByte[s[i]]
-		if f.drops[b] {
-			continue
-		}
-		for slot, rules := range f.single[b] {
-			if open[slot] && rules.has(int(rule)) {
-				open[slot] = false
-				missing--
-			}
-		}
-		at = f.next[int(at)*f.width+int(f.classes[b])]
-		for _, n := range f.found[at] {
-			if n.rule == rule && open[n.slot] {
-				open[n.slot] = false
-				missing--
-			}
-		}
-	}
-	return missing == 0
 }

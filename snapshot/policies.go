@@ -136,8 +136,12 @@ func (c *compiler) inherit(held []inherited, l level) []inherited {
 			c.problem(l.at(at, fmt.Sprintf("there is no policy %q", e.Kind), hint))
 			continue
 		}
-		if e.Shadow && kind.Phase == policy.Rewrite {
-			c.problem(l.at(at, fmt.Sprintf("%s decides nothing, so there is nothing to watch", e.Kind), "take shadow out, or the policy"))
+		if kind.Phase == policy.Rewrite && (e.Shadow || e.Enforce > 0) {
+			what, field := "watch", "shadow"
+			if !e.Shadow {
+				what, field = "enforce", "enforce"
+			}
+			c.problem(l.at(at, fmt.Sprintf("%s decides nothing, so there is nothing to %s", e.Kind, what), "take "+field+" out, or the policy"))
 			continue
 		}
 		h := inherited{entry: e, name: name, scope: l.scope, kind: kind, order: order}
@@ -181,9 +185,11 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 		made = config.Compile(env)
 		c.compiled[key] = made
 	}
+	step := policy.Step{Name: h.name, Kind: h.kind.Name, Phase: h.kind.Phase, Shadow: h.entry.Shadow,
+		Share: shareOf(h.entry.Enforce), Source: policy.SourceOf(node, "")}
 	if check, ok := made.(policy.Check); ok {
-		route.Steps = append(route.Steps, policy.Step{Check: check, Name: h.name, Kind: h.kind.Name, Phase: h.kind.Phase, Shadow: h.entry.Shadow,
-			Share: uint32(h.entry.Enforce/100*(1<<16)) & 0xffff, Source: policy.SourceOf(node, "")})
+		step.Check = check
+		route.Steps = append(route.Steps, step)
 	}
 	if p, ok := made.(policy.Preparer); h.entry.Shadow && !(ok && p.Prepares()) { // it watches, and changes nothing
 		return
@@ -195,8 +201,16 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 		route.ResponseEdits = append(route.ResponseEdits, e)
 	}
 	if f, ok := made.(policy.ContentFilter); ok {
-		route.Filters = append(route.Filters, f)
+		route.Filters = append(route.Filters, step.Filter(f))
 	}
+}
+
+// shareOf is a share as steps have it: all is 0, and the smallest is not.
+func shareOf(p resource.Percent) uint32 {
+	if p <= 0 || p >= 100 {
+		return 0
+	}
+	return max(1, uint32(p/100*(1<<16)))
 }
 
 // watch is policy.Env.Watch.

@@ -45,6 +45,7 @@ var layers = map[string]struct {
 	"whytest":     {[]string{"consumer", "policy", "reason", "upstream", "resource", "calllog", "counter", "gateway", "snapshot", "wire"}, "only tests import it"},
 	"issuer":      {nil, "an OpenID provider for tests knows nothing of the gateway that they test"},
 	"redisserver": {nil, "only tests import it"},
+	"suite":       {nil, "the suites of others know nothing of what they test"},
 	"bench":       {nil, "it measures binaries, like those of the peers"},
 	"docs":        {nil, "texts"},
 	"reference":   {nil, "texts"},

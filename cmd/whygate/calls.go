@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ import (
 )
 
 func (a *app) callsCommand() *cobra.Command {
-	var asJSON, follow, refused bool
+	var asJSON, follow, refused, callers bool
 	text := map[string]*string{}
 	var outcomes, flags []string
 	var limit int
@@ -30,8 +31,11 @@ func (a *app) callsCommand() *cobra.Command {
 		Use:   "calls",
 		Short: "List recorded calls",
 		Long: `Lists recorded calls, the newest first. All conditions must hold. --reason takes a
-code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
-		Example: "  whygate calls --refused --since 1h\n  whygate calls --refused --since 1h --api orders --reason rate-limit.exceeded\n  whygate calls --credential wg_8fK2mQ4z --json",
+code or the begin of codes: rate-limit.exceeded, "rate-limit.*".
+
+With --callers the calls of each caller are counted for each reason instead: with --flag shadowed, that
+is who would be refused if the policies that only watch were enforced.`,
+		Example: "  whygate calls --refused --since 1h\n  whygate calls --refused --since 1h --api orders --reason rate-limit.exceeded\n  whygate calls --flag shadowed --since 24h --callers\n  whygate calls --credential wg_8fK2mQ4z --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			query := url.Values{}
@@ -47,6 +51,12 @@ code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
 				query.Set("refused", "true")
 			}
 			query["outcome"], query["flag"] = outcomes, flags
+			if callers && follow {
+				return usage("--callers counts what was recorded, and --follow shows what comes: use one of them")
+			}
+			if callers && !cmd.Flags().Changed("limit") {
+				limit = admin.MaxCalls
+			}
 			query.Set("limit", strconv.Itoa(limit))
 			if _, err := admin.ParseFilter(query, time.Now()); err != nil {
 				return usage("--%v", err)
@@ -58,11 +68,17 @@ code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			switch {
+			case callers && asJSON:
+				return a.printJSON(countCallers(calls))
+			case callers:
+				a.callerTable(countCallers(calls), len(calls), limit)
+			case asJSON:
 				return a.printJSON(calls)
+			default:
+				a.callTable(calls)
 			}
-			a.callTable(calls)
-			if len(calls) == 0 {
+			if len(calls) == 0 && !asJSON {
 				for _, line := range a.misspelt(cmd, query) {
 					fmt.Fprintln(a.out, line)
 				}
@@ -84,6 +100,7 @@ code or the begin of codes: rate-limit.exceeded, "rate-limit.*".`,
 	c.Flags().BoolVar(&refused, "refused", false, "only calls that were refused, by the gateway or the upstream, or failed")
 	c.Flags().StringSliceVar(&outcomes, "outcome", nil, "only calls that ended so: allowed, relayed, refused, failed, answered")
 	c.Flags().StringSliceVar(&flags, "flag", nil, "only calls with this mark: shadowed, hinted, retried, streamed, upgraded, client-gone, truncated, panicked, tls")
+	c.Flags().BoolVar(&callers, "callers", false, "count the calls of each caller for each reason, of the newest 10000 unless --limit says otherwise")
 	c.Flags().IntVarP(&limit, "limit", "n", 50, "at most so many")
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "show calls as they come")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -206,6 +223,74 @@ func callColumns(today bool) []callColumn {
 		{name: "TOOK", value: func(c *admin.Call) string { return milliseconds(c.Duration) }, rank: 5},
 		{name: "REASON", value: whyOf, least: 14},
 		{name: "CALL", value: func(c *admin.Call) string { return c.ID.String() }},
+	}
+}
+
+// callerCount is how many calls of one caller had one reason.
+type callerCount struct {
+	Caller string `json:"caller"`
+	Reason string `json:"reason,omitempty"`
+	// Watched says that the calls passed, and a policy that only watches would have refused them.
+	Watched bool      `json:"watched,omitempty"`
+	Calls   int       `json:"calls"`
+	Newest  time.Time `json:"newest"`
+	ID      string    `json:"call"` // of the newest, for whygate why
+}
+
+// countCallers counts calls, the newest of which comes first. A call that several policies would have refused counts for
+// each of them.
+func countCallers(calls []admin.Call) []callerCount {
+	counts := []callerCount{}
+	at := map[callerCount]int{}
+	for i := range calls {
+		c := &calls[i]
+		key := callerCount{Caller: cmp.Or(callerOf(c), c.Client.String())}
+		var keys []callerCount
+		if c.Reason != "" || !c.Has("shadowed") || c.Detail == nil {
+			keys = append(keys, callerCount{Caller: key.Caller, Reason: c.Reason})
+		}
+		if c.Detail != nil {
+			for _, s := range c.Detail.Shadows {
+				keys = append(keys, callerCount{Caller: key.Caller, Reason: s.Reason.Code, Watched: true})
+			}
+		}
+		for _, k := range keys {
+			n, ok := at[k]
+			if !ok {
+				n = len(counts)
+				at[k] = n
+				counts = append(counts, k)
+				counts[n].Newest, counts[n].ID = c.Start, c.ID.String()
+			}
+			counts[n].Calls++
+		}
+	}
+	slices.SortStableFunc(counts, func(a, b callerCount) int { return b.Calls - a.Calls })
+	return counts
+}
+
+func (a *app) callerTable(counts []callerCount, calls, limit int) {
+	if len(counts) == 0 {
+		fmt.Fprintln(a.out, "no such calls")
+		return
+	}
+	width, reasons := len("CALLER"), len("REASON")
+	why := func(c *callerCount) string {
+		if c.Watched {
+			return "shadow:" + c.Reason
+		}
+		return orDash(c.Reason)
+	}
+	for i := range counts {
+		width, reasons = max(width, utf8.RuneCountInString(clean(counts[i].Caller))), max(reasons, len(why(&counts[i])))
+	}
+	fmt.Fprintln(a.out, a.style.soft(fmt.Sprintf("%6s  %-*s  %-*s  %-26s  %s", "CALLS", width, "CALLER", reasons, "REASON", "NEWEST CALL", "UTC")))
+	for i := range counts {
+		c := &counts[i]
+		fmt.Fprintf(a.out, "%6d  %-*s  %-*s  %s  %s\n", c.Calls, width, clean(c.Caller), reasons, why(c), c.ID, c.Newest.UTC().Format("01-02 15:04:05"))
+	}
+	if calls == limit {
+		fmt.Fprintf(a.out, "of the newest %d calls; --since and --until look at others\n", limit)
 	}
 }
 
