@@ -723,6 +723,10 @@ func (w *weighing) verdict() Verdict {
 		k, _ := CauseByID(pseudo)
 		v.Title, v.Fix = k.Title, k.Fix
 		v.Fix.Steps = fillAll(k.Fix.Steps, nil)
+		if pseudo == notReproduced && w.neverRefused() {
+			v.Title, v.Fix = "no refusal was met", Fix{}
+			v.Gaps = without(v.Gaps, "no-answer")
+		}
 		v.Evidence = w.evidence(nil)
 		v.Next = why
 		v.Sentence = w.sentence(&v, "")
@@ -734,6 +738,9 @@ func (w *weighing) verdict() Verdict {
 		v.Outcome = Likely
 		if grade < "C" {
 			v.Outcome = Proved
+		}
+		if v.Outcome == Proved { // the rest of the exchange would tell nothing more
+			v.Gaps = without(v.Gaps, "no-request", "no-answer")
 		}
 		w.blame(&v, top)
 		named := w.named(top)
@@ -844,7 +851,7 @@ func (w *weighing) standIn(top *hypothesis, grade string) (string, string) {
 				continue
 			}
 			if c.Cause == notReproduced {
-				return c.Cause, "Hand in the answer of the refusal as it was, or the line of the server's log: the same request passes now."
+				return c.Cause, w.refusal()
 			}
 			return c.Cause, "Hand in the request with everything that the first one had; the replay meets another refusal, and its cause would be another."
 		case inputIncomplete:
@@ -856,7 +863,7 @@ func (w *weighing) standIn(top *hypothesis, grade string) (string, string) {
 	for _, e := range w.experiments {
 		if e.Operator == "repeat" && e.Shows == "passes" && e.Skipped == "" && !slices.ContainsFunc(w.experiments, func(o Experiment) bool { return o.Flip }) &&
 			(top == nil || !slices.Contains(vanishing, top.cause.ID)) {
-			return notReproduced, "Hand in the answer of the refusal as it was, or the line of the server's log: the same request passes now."
+			return notReproduced, w.refusal()
 		}
 	}
 	if w.c.Line != nil && top == nil && (w.who.Product != "" || w.passedOn != nil) {
@@ -868,6 +875,25 @@ func (w *weighing) standIn(top *hypothesis, grade string) (string, string) {
 		}
 	}
 	return "", ""
+}
+
+// without leaves out gaps of some kinds.
+func without(gaps []Gap, kinds ...string) []Gap {
+	return slices.DeleteFunc(slices.Clone(gaps), func(g Gap) bool { return slices.Contains(kinds, g.Kind) })
+}
+
+// refusal says how to hand in a refusal that does not come by itself.
+func (w *weighing) refusal() string {
+	if w.c.Source == "url" && w.neverRefused() {
+		return "It was sent as curl sends it. If a browser was refused, hand in what that sent: copied as cURL (--curl), or recorded (--har)."
+	}
+	return "Hand in the answer of the refusal as it was, or the line of the server's log: the same request passes now."
+}
+
+// neverRefused says that no refusal is known: none was handed in, and none came.
+func (w *weighing) neverRefused() bool {
+	x := w.c.Exchange()
+	return w.status == 0 && x != nil && (x.Answer == nil || x.Answer.Status == 0 && x.Answer.Err == "") && w.c.Line == nil
 }
 
 // blame makes the refuser agree with the cause that was found.
@@ -1118,6 +1144,11 @@ func (w *weighing) sentence(v *Verdict, at string) string {
 		at = ", at " + at
 	}
 	switch {
+	case v.Cause == notReproduced && w.neverRefused():
+		if i := slices.IndexFunc(w.experiments, func(e Experiment) bool { return e.Operator == "repeat" && e.Status != 0 }); i >= 0 {
+			return fmt.Sprintf("Nothing refuses %s: the answer has status %d.", what, w.experiments[i].Status)
+		}
+		return fmt.Sprintf("Nothing refuses %s.", what)
 	case v.Cause == notReproduced:
 		return fmt.Sprintf("The refusal of %s%s does not come back: the same request passes now.", what, status)
 	case v.Cause == baselineDiffers:

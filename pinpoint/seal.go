@@ -364,6 +364,7 @@ func (s *sealer) line(l *LogLine) {
 			last = last[i+1 : len(last)-1]
 		}
 		switch lower := strings.ToLower(last); {
+		case k == ErrorText: // masked as it was read
 		case lower == "cookie" || lower == "http_cookie":
 			v = s.cookies(v)
 		case lower == "authorization" || lower == "http_authorization":

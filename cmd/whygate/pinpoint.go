@@ -49,7 +49,7 @@ func (a *app) pinpointCommand() *cobra.Command {
 		Short: "Find who refused a request, and why, on any server",
 		Long: `Finds out who refused a request (which hop, which product) and why, from what you
 have: a URL with the options of curl, a copied command, a recording, a Postman
-collection, a raw message or a line of an access log. A file named - is the
+collection, a raw message or a line of a log. A file named - is the
 standard input.
 
 Reading comes first and sends nothing. Then a few requests are sent to the named
@@ -78,7 +78,7 @@ The exit code is the outcome: 0 proved, 4 likely, 5 unknown, 6 not reproduced,
 	fs.StringVar(&f.item, "item", "", "the request of the collection, or of a file of .http requests")
 	fs.StringVar(&f.environment, "environment", "", "the environment file of the collection")
 	fs.StringVar(&f.raw, "raw", "", "a file with a request as text, perhaps with its answer; also what curl -v printed")
-	fs.StringVar(&f.log, "log", "", "a line of an access log: combined, JSON, HAProxy, Envoy, IIS, CloudFront, ALB")
+	fs.StringVar(&f.log, "log", "", "a line of an access log (combined, JSON, HAProxy, Envoy, IIS, CloudFront, ALB), or of an error log")
 	fs.StringVar(&f.url, "url", "", "the URL that a line of a log is about")
 	fs.StringSliceVar(&f.allowFiles, "allow-file", nil, "a file that the input may read with @")
 	fs.StringArrayVar(&f.swap, "swap", nil, "a header field of another identity to try: 'Authorization: Bearer …'")
@@ -98,7 +98,7 @@ The exit code is the outcome: 0 proved, 4 likely, 5 unknown, 6 not reproduced,
 	fs.StringVar(&f.name, "name", "", "the name of the server, where the URL has an address")
 	fs.StringVar(&f.from, "from", "", "another address of this machine to try")
 	fs.StringVar(&f.origin, "origin", "", "the next hop as host:port, to ask it directly")
-	fs.BoolVar(&f.asJSON, "json", false, "print JSON")
+	fs.BoolVar(&f.asJSON, "json", false, "print JSON; with data, as in --json '{…}', it is curl's")
 	fs.StringVar(&f.html, "html", "", "write the report as a page into this file")
 	fs.StringVar(&f.share, "share", "", "write a bundle without names into this file (.zip)")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
@@ -140,6 +140,15 @@ func splitArgs(fs *pflag.FlagSet, args []string) (rest []string, err error) {
 		case len(t) == 2 && t[0] == '-' && (t[1] == 'q' || t[1] == 'h'):
 			flag = fs.ShorthandLookup(t[1:])
 			value, given = "", false
+		}
+		if flag != nil && flag.Name == "json" { // curl has one with data; no URL looks like that
+			next := value
+			if !given && i+1 < len(args) {
+				next = args[i+1]
+			}
+			if next != "" && strings.IndexByte("{[\"@", next[0]) >= 0 {
+				flag = nil
+			}
 		}
 		switch {
 		case flag == nil:
@@ -267,7 +276,10 @@ func (a *app) pinpointCase(f *pinpointFlags, rest []string) (*pinpoint.Case, err
 		}
 	}
 	if len(rest) > 0 && given > 0 {
-		return nil, usage("the input is given twice: as a flag, and as %q", rest[0])
+		if f.raw != "" {
+			return nil, usage("the input is given twice: as --raw %s, and as %q; --raw is a file here, and what curl calls so changes no request: leave it out", clean(f.raw), clean(rest[0]))
+		}
+		return nil, usage("the input is given twice: as a flag, and as %q", clean(rest[0]))
 	}
 	if given > 1 {
 		return nil, usage("give one of --curl, --har, --postman, --raw and --log")
@@ -586,6 +598,9 @@ func (a *app) tellVerdict(r *diagnose.Result, p report.Page) {
 		mark = s.warn("?")
 	}
 	head := strings.TrimSpace(p.Method + " " + p.URL)
+	if head == "" {
+		head = "a line of a log"
+	}
 	if p.Status != 0 {
 		head = strconv.Itoa(p.Status) + " " + head
 	}

@@ -118,8 +118,11 @@ func (d *diagnosis) read() {
 			d.clues = append(d.clues, told...)
 		}
 	}
-	if d.c.Line != nil {
-		d.clues = append(d.clues, pinpoint.Attribute(d.c.Line)...)
+	if l := d.c.Line; l != nil {
+		d.clues = append(d.clues, pinpoint.Attribute(l)...)
+		for line := range strings.SplitSeq(l.Fields[pinpoint.ErrorText], "\n") {
+			d.clues = append(d.clues, pinpoint.MatchLog("", line)...)
+		}
 	}
 }
 
@@ -278,7 +281,7 @@ func (d *diagnosis) predict() {
 
 // bisect finds the fragment that a firewall dislikes, through decoy paths.
 func (d *diagnosis) bisect() error {
-	if d.out.Answer == nil || !d.out.Answer.Refused() || d.result == nil || d.result.Request == nil {
+	if d.out.Answer == nil || !d.out.Answer.Refused() || d.result == nil || d.result.Request == nil || d.result.Baseline == replay.Incomplete {
 		return nil
 	}
 	without := func(why string) {
