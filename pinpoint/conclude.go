@@ -146,6 +146,9 @@ func (w *weighing) accept(clues []Clue) {
 			}
 		}
 		key := [4]string{string(c.Source), c.ID, c.Cause, c.Quote}
+		if c.Source == FromAnswer { // the answer to a repetition holds another time or id, and tells the same
+			key[3] = c.Says
+		}
 		if c.Source == FromLog && c.Quote != "" { // the same line about a repetition of the request
 			key[3] = c.At.File + "\x00" + sameLine(&c)
 		}

@@ -92,8 +92,9 @@ type diagnosis struct {
 	o        Options
 	clues    []pinpoint.Clue
 	result   *replay.Result
-	recorded bool  // the server has told why
-	failed   error // while reading within the experiments
+	problems []func() []pinpoint.Step // what the readers of configurations could not read
+	recorded bool                     // the server has told why
+	failed   error                    // while reading within the experiments
 	out      Result
 }
 
@@ -136,7 +137,7 @@ func (d *diagnosis) look() error {
 		return nil
 	}
 	readers := machine.Readers{
-		Servers: map[string]machine.Reader{"nginx": readNginx, "apache-httpd": d.readApache, "haproxy": d.readHAProxy, "lighttpd": d.readLighttpd, "caddy": d.readCaddy},
+		Servers: map[string]machine.Reader{"nginx": d.readNginx, "apache-httpd": d.readApache, "haproxy": d.readHAProxy, "lighttpd": d.readLighttpd, "caddy": d.readCaddy},
 		Reading: machine.Reading{Match: pinpoint.MatchLog, Parse: input.Line, Clean: d.c.Vault.Redact, Run: d.o.Machine.Journal},
 		Now:     d.o.Now(),
 	}
@@ -153,18 +154,62 @@ func (d *diagnosis) look() error {
 		d.c.Gaps = append(d.c.Gaps, pinpoint.Gap{Kind: "machine", Says: "The machine could be read in part only: " + err.Error()})
 	}
 	d.c.Gaps = append(d.c.Gaps, report.Gaps...)
+	d.partly()
 	d.clues = append(d.clues, report.Clues...)
 	d.out.Machine = &report
 	return nil
 }
 
-func readNginx(m *machine.Machine, p *machine.Process) (machine.Decider, error) {
+// maxUnread is how many parts of configurations that could not be read are named.
+const maxUnread = 3
+
+// partly tells what of the configurations could not be read or is not understood: the verdict rests on the rest.
+func (d *diagnosis) partly() {
+	var list []string
+	for _, problems := range d.problems {
+		for _, p := range problems() {
+			at := p.At.File
+			if p.At.Line > 0 {
+				at += ":" + strconv.Itoa(p.At.Line)
+			}
+			text := pinpoint.MaskLine(pinpoint.SafeText(strings.TrimPrefix(at+": "+strings.TrimSuffix(p.Says, "."), ": "), 300))
+			if !slices.Contains(list, text) {
+				list = append(list, text)
+			}
+		}
+	}
+	d.problems = nil
+	more := len(list) - maxUnread
+	for i, text := range list[:min(len(list), maxUnread)] {
+		says := "A part of the configuration was not evaluated. " + text + "."
+		if more > 0 && i == maxUnread-1 {
+			says += fmt.Sprintf(" There are %d more.", more)
+		}
+		d.c.Gaps = append(d.c.Gaps, pinpoint.Gap{Kind: "configuration", Says: says})
+	}
+}
+
+// steps brings the problems of a reader into one form, when they are asked for: some show while a request is decided.
+func steps[P ~struct {
+	Says string
+	At   pinpoint.Place
+}](list *[]P) func() []pinpoint.Step {
+	return func() (out []pinpoint.Step) {
+		for _, p := range *list {
+			out = append(out, pinpoint.Step(p))
+		}
+		return out
+	}
+}
+
+func (d *diagnosis) readNginx(m *machine.Machine, p *machine.Process) (machine.Decider, error) {
 	conf, prefix := nginx.Discover(p.Args)
 	c, err := nginx.Load(m, conf, prefix)
 	if c == nil {
 		return nil, err
 	}
-	return c, nil // what could not be read is a step of its trail
+	d.problems = append(d.problems, func() []pinpoint.Step { return c.Problems })
+	return c, nil
 }
 
 // readApache reads with the secrets of the case, since passwords are compared, and with the eyes of the workers.
@@ -187,6 +232,7 @@ func (d *diagnosis) readApache(m *machine.Machine, p *machine.Process) (machine.
 	if c == nil {
 		return nil, err
 	}
+	d.problems = append(d.problems, steps(&c.Problems))
 	return c, nil
 }
 
