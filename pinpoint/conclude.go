@@ -998,7 +998,7 @@ func (w *weighing) alternative(h, top *hypothesis) Alternative {
 				continue
 			}
 			a.Separate = fmt.Sprintf("The experiment %s tells them apart: the request %s if it is %s, and %s if it is %s.",
-				e.Operator, shows(here), top.cause.Title, shows(there), h.cause.Title)
+				e.Operator+supplied[e.Operator], shows(here), top.cause.Title, shows(there), h.cause.Title)
 			if s := skipped[e.Operator]; s != "" {
 				a.Separate += " It was not sent: " + strings.TrimSuffix(s, ".") + "."
 			}
@@ -1008,6 +1008,9 @@ func (w *weighing) alternative(h, top *hypothesis) Alternative {
 	a.Separate = "This tells them apart: " + strings.TrimSuffix(h.cause.Evidence, ".") + "."
 	return a
 }
+
+// supplied are experiments with something that only the user has, and the flag that takes it.
+var supplied = map[string]string{"auth-swap": " (another identity, with --swap)", "from-elsewhere": " (another own address, with --from)", "direct-origin": " (the next hop itself, with --origin)"}
 
 func shows(s string) string {
 	switch s {

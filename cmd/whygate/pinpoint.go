@@ -628,12 +628,8 @@ func (a *app) tellVerdict(r *diagnose.Result, p report.Page) {
 		grade += fmt.Sprintf(", confidence %.0f %%", 100*v.Confidence)
 	}
 	t.line("proof", grade, "")
-	shown := 0
-	for _, c := range v.Evidence {
-		if c.Against && c.Cause != v.Cause || c.Source == pinpoint.FromExperiment && c.Cause != v.Cause {
-			continue // told below, by what was tried
-		}
-		if shown++; shown == 9 {
+	for i, c := range report.Proof(v) {
+		if i == 8 {
 			t.line("", "… and more in --json and --html", "")
 			break
 		}

@@ -422,7 +422,7 @@ func (d *diagnosis) conclude() {
 		v.Sentence = "No answer came, so nobody refused anything yet: " + unreachable + "."
 		v.Next = "See that the name, the port and the network between are right; a refusal is looked for when there is one."
 	}
-	v.Hops = pinpoint.Hops(d.c)
+	v.Hops = showRefuser(pinpoint.Hops(d.c), &v)
 	if d.result != nil {
 		v.Sent, v.Strikes, v.Run = d.result.Sent, d.result.Strikes, d.result.Run
 		if d.result.Baseline == replay.NotSent && v.Outcome == pinpoint.Unknown {
@@ -439,6 +439,46 @@ func (d *diagnosis) conclude() {
 		v.Hops = hops(d.out.Machine, v)
 	}
 	d.out.Verdict = v
+}
+
+// layers are the kinds of hops that causes of a layer arise at.
+var layers = map[string]string{"network": "gateway", "cdn": "cdn", "waf": "waf", "gateway": "gateway", "web-server": "web-server", "files": "web-server", "storage": "storage"}
+
+// showRefuser shows at which station the refusal arose: where the answer itself names no refuser, the verdict does.
+func showRefuser(hops []pinpoint.Hop, v *pinpoint.Verdict) []pinpoint.Hop {
+	product := v.Refuser.Product
+	if product == "" || v.Outcome == pinpoint.NotReproduced {
+		return hops
+	}
+	at := slices.IndexFunc(hops, func(h pinpoint.Hop) bool { return h.Product == product })
+	if at < 0 {
+		// What the answer does not name stands behind what it does, except for what guards the way.
+		kind := layers[v.Layer]
+		if kind == "" {
+			kind = "application"
+		}
+		at = len(hops)
+		switch {
+		case kind == "cdn" || kind == "waf":
+			at = 1
+			if kind == "waf" {
+				for at < len(hops) && hops[at].Kind == "cdn" {
+					at++
+				}
+			}
+		case hops[at-1].Kind == "application" && hops[at-1].Product == "": // the nameless one behind the last proxy
+			at--
+			hops = slices.Delete(hops, at, at+1)
+		}
+		hops = slices.Insert(hops, at, pinpoint.Hop{Kind: kind, Product: product})
+	}
+	for i := range hops {
+		hops[i].Refused = i == at
+	}
+	if at == len(hops)-1 && slices.Contains([]string{"cdn", "waf", "balancer", "gateway"}, hops[at].Kind) {
+		hops = append(hops, pinpoint.Hop{Kind: "application", Says: "not reached"})
+	}
+	return hops
 }
 
 // hops are the stations that the machine showed, behind those that the answer did.
