@@ -36,7 +36,7 @@ type pinpointFlags struct {
 	onServer, plan, offline, bisect, probe, sideEffects bool
 	noProbeHeader, asJSON, quiet                        bool
 	html, share                                         string
-	requests, strikes                                   int
+	requests, strikes, status                           int
 	pace, maxWait                                       time.Duration
 	name, from, origin                                  string
 	root                                                string
@@ -80,6 +80,7 @@ The exit code is the outcome: 0 proved, 4 likely, 5 unknown, 6 not reproduced,
 	fs.StringVar(&f.raw, "raw", "", "a file with a request as text, perhaps with its answer; also what curl -v printed")
 	fs.StringVar(&f.log, "log", "", "a line of an access log (combined, JSON, HAProxy, Envoy, IIS, CloudFront, ALB), or of an error log")
 	fs.StringVar(&f.url, "url", "", "the URL that a line of a log is about")
+	fs.IntVar(&f.status, "status", 0, "the status that the request was refused with, where the answer was not kept")
 	fs.StringSliceVar(&f.allowFiles, "allow-file", nil, "a file that the input may read with @")
 	fs.StringArrayVar(&f.swap, "swap", nil, "a header field of another identity to try: 'Authorization: Bearer …'")
 	fs.BoolVar(&f.onServer, "on-server", false, "this machine is the server: read its configurations, logs and permissions")
@@ -185,6 +186,19 @@ func (a *app) pinpoint(ctx context.Context, f *pinpointFlags, rest []string) err
 	c, err := a.pinpointCase(f, rest)
 	if err != nil {
 		return err
+	}
+	if f.status != 0 {
+		x := c.Exchange()
+		switch {
+		case f.status < 400 || f.status > 599:
+			return usage("--status is that of a refusal, 400 to 599, not %d", f.status)
+		case x == nil || x.Request == nil:
+			return usage("--status belongs to a request: give its URL")
+		case x.Answer != nil && x.Answer.Status != 0:
+			return usage("the input holds the answer, with status %d: leave --status out", x.Answer.Status)
+		}
+		x.Answer = &pinpoint.Answer{Status: f.status, Cut: true}
+		c.Gaps = slices.DeleteFunc(c.Gaps, func(g pinpoint.Gap) bool { return g.Kind == "no-answer" })
 	}
 	for _, s := range f.swap {
 		name, value, ok := strings.Cut(s, ":")

@@ -425,9 +425,10 @@ func (d *diagnosis) conclude() {
 	v.Hops = showRefuser(pinpoint.Hops(d.c), &v)
 	if d.result != nil {
 		v.Sent, v.Strikes, v.Run = d.result.Sent, d.result.Strikes, d.result.Run
-		if d.result.Baseline == replay.NotSent && v.Outcome == pinpoint.Unknown {
+		if d.result.Baseline == replay.NotSent && v.Grade == "" && (v.Outcome == pinpoint.Unknown || v.Outcome == pinpoint.Unsafe) {
 			v.Outcome = d.result.Baseline.Outcome()
-			v.Next = "The request may have an effect, so it was not sent. Hand in the answer that it got (curl -i, a HAR), or allow it to be sent: --yes-side-effects."
+			v.Gaps = slices.DeleteFunc(slices.Clone(v.Gaps), func(g pinpoint.Gap) bool { return g.Kind == "no-answer" })
+			v.Next = "Hand in the answer that it got (curl -i, a HAR), or at least its status (--status 403): then what is harmless can be tried. With --yes-side-effects the request itself is sent."
 		}
 	}
 	if d.out.Bisection != nil {
