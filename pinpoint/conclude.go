@@ -730,6 +730,9 @@ func (w *weighing) verdict() Verdict {
 			v.Title, v.Fix = "no refusal was met", Fix{}
 			v.Gaps = without(v.Gaps, "no-answer")
 		}
+		if pseudo == notReproduced && w.atTimes() != "" {
+			v.Title, v.Fix = "a refusal that comes at times only", Fix{}
+		}
 		v.Evidence = w.evidence(nil)
 		v.Next = why
 		v.Sentence = w.sentence(&v, "")
@@ -885,8 +888,27 @@ func without(gaps []Gap, kinds ...string) []Gap {
 	return slices.DeleteFunc(slices.Clone(gaps), func(g Gap) bool { return slices.Contains(kinds, g.Kind) })
 }
 
+// atTimes says how often the same request was refused, "" when all tries were alike.
+func (w *weighing) atTimes() string {
+	same, tries := 0, 0
+	for _, e := range w.experiments {
+		if e.Operator == "repeat" && e.Skipped == "" && e.Status != 0 {
+			if tries++; e.Shows == "same" {
+				same++
+			}
+		}
+	}
+	if same == 0 || same == tries {
+		return ""
+	}
+	return fmt.Sprintf("in %d of %d tries", same, tries)
+}
+
 // refusal says how to hand in a refusal that does not come by itself.
 func (w *weighing) refusal() string {
+	if w.atTimes() != "" {
+		return "Hand in a line of the access log of a try that was refused, and of one that was not: which server answered, and when, tells them apart."
+	}
 	if w.c.Source == "url" && w.neverRefused() {
 		return "It was sent as curl sends it. If a browser was refused, hand in what that sent: copied as cURL (--curl), or recorded (--har)."
 	}
@@ -1155,6 +1177,8 @@ func (w *weighing) sentence(v *Verdict, at string) string {
 			return fmt.Sprintf("Nothing refuses %s: the answer has status %d.", what, w.experiments[i].Status)
 		}
 		return fmt.Sprintf("Nothing refuses %s.", what)
+	case v.Cause == notReproduced && w.atTimes() != "":
+		return fmt.Sprintf("The same request, %s, was refused%s %s: it depends on something else than the request.", what, status, w.atTimes())
 	case v.Cause == notReproduced:
 		return fmt.Sprintf("The refusal of %s%s does not come back: the same request passes now.", what, status)
 	case v.Cause == baselineDiffers:

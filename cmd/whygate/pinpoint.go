@@ -694,5 +694,6 @@ func (a *app) tellVerdict(r *diagnose.Result, p report.Page) {
 		}
 	}
 	t.line("sent", sent, "")
+	t.line("stopped", report.StoppedText(v), "")
 	fmt.Fprintln(a.out)
 }

@@ -425,6 +425,7 @@ func (d *diagnosis) conclude() {
 	v.Hops = showRefuser(pinpoint.Hops(d.c), &v)
 	if d.result != nil {
 		v.Sent, v.Strikes, v.Run = d.result.Sent, d.result.Strikes, d.result.Run
+		v.Stopped, v.Resume = d.result.Stopped, d.result.Resume
 		if d.result.Baseline == replay.NotSent && v.Grade == "" && (v.Outcome == pinpoint.Unknown || v.Outcome == pinpoint.Unsafe) {
 			v.Outcome = d.result.Baseline.Outcome()
 			v.Gaps = slices.DeleteFunc(slices.Clone(v.Gaps), func(g pinpoint.Gap) bool { return g.Kind == "no-answer" })

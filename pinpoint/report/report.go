@@ -92,6 +92,17 @@ func Hops(v pinpoint.Verdict) []pinpoint.Hop {
 	return hops
 }
 
+// StoppedText says why no more was sent, and when the server may be asked again; "" when the experiments came to their end.
+func StoppedText(v *pinpoint.Verdict) string {
+	if v.Stopped == "" || v.Resume.IsZero() {
+		return v.Stopped
+	}
+	return v.Stopped + "; it may be asked again at " + v.Resume.UTC().Format("2006-01-02 15:04:05") + " UTC"
+}
+
+// Stop is StoppedText of the verdict.
+func (p Page) Stop() string { return StoppedText(&p.Verdict) }
+
 // Place is where something is written: "file:line".
 func Place(p pinpoint.Place) string {
 	if p.File == "" || p.Line == 0 {
