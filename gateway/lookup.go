@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -162,7 +164,11 @@ func (c *call) tell(rec *calllog.Record) *Lookup {
 		}
 	}
 	if d.Verdict != nil && d.Verdict.Reason != nil {
-		told := d.Verdict.Tell(tier)
+		v := *d.Verdict
+		if tier < reason.ToCaller && c.x.Client.Addr != rec.Client {
+			v.Facts = withoutAddress(v.Facts, rec.Client)
+		}
+		told := v.Tell(tier)
 		l.Told = &told
 	}
 	if tier < reason.ToCaller {
@@ -176,6 +182,19 @@ func (c *call) tell(rec *calllog.Record) *Lookup {
 		}
 	}
 	return l
+}
+
+// withoutAddress leaves what holds the address of who made a call to those who may know who that was: whoever is
+// refused may read their own address, but an id of a call is handed around.
+func withoutAddress(facts reason.Facts, a netip.Addr) reason.Facts {
+	text := a.String()
+	facts = slices.Clone(facts)
+	for i := range facts {
+		if f := &facts[i]; f.Tier < reason.ToCaller && strings.Contains(f.Text(), text) {
+			f.Tier = reason.ToCaller
+		}
+	}
+	return facts
 }
 
 // applicationFor is the application whose credential this call shows, by the authentication of the route that the

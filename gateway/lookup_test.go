@@ -108,3 +108,22 @@ func TestLookupsAreBounded(t *testing.T) {
 		t.Error(fmt.Sprint("another call is answered ", a.StatusCode))
 	}
 }
+
+// Whoever is refused reads their own address; an id of a call, which is handed around, tells it to nobody else.
+func TestLookupKeepsAddresses(t *testing.T) {
+	t.Parallel()
+	up := whytest.Upstream(t, func(http.ResponseWriter, *http.Request) {})
+	n := whytest.Start(t, "wire", whytest.GatewayDocument("wire", "  trustedProxies: [127.0.0.0/8]\n")+"---\n"+whytest.API(up.URL, "/", "    - ip-access: {allow: [192.0.2.0/24]}"))
+	refused := n.Call("GET", "/", "", "X-Forwarded-For: 198.51.100.77")
+	id := refused.Header.Get("Whygate-Call")
+	if refused.StatusCode != 403 || !strings.Contains(refused.Body, "198.51.100.77") {
+		t.Fatal(refused.StatusCode, refused.Body)
+	}
+	n.Record(refused)
+	for from, told := range map[string]bool{"198.51.100.77": true, "198.51.100.78": false} {
+		a := n.Call("GET", "/.well-known/whygate/calls/"+id, "", "X-Forwarded-For: "+from)
+		if a.StatusCode != 200 || !strings.Contains(a.Body, "ip-access.") || strings.Contains(a.Body, "198.51.100.77") != told {
+			t.Errorf("%s: %d %s", from, a.StatusCode, a.Body)
+		}
+	}
+}

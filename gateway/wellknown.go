@@ -18,7 +18,7 @@ func WellKnown() [][2]string {
 	return [][2]string{
 		{"GET " + wellKnown + "whoami", "the caller's address, and how it was found"},
 		{"GET " + wellKnown + "reasons/{code}", "what a reason means"},
-		{"GET " + wellKnown + "calls/{id}", "what became of a call: to who knows the id what strangers are told, to the application that made it, by its credential, what callers are; at most " +
+		{"GET " + wellKnown + "calls/{id}", "what became of a call: to who knows the id what strangers are told, but for the address that the call came from, to the application that made it, by its credential, what callers are; at most " +
 			strconv.Itoa(lookupsPerSecond) + " a second for each node; off where disclosure is anonymous for all tiers"},
 	}
 }

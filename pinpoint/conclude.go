@@ -146,6 +146,9 @@ func (w *weighing) accept(clues []Clue) {
 			}
 		}
 		key := [4]string{string(c.Source), c.ID, c.Cause, c.Quote}
+		if c.Source == FromAnswer { // the answer to a repetition holds another time or id, and tells the same
+			key[3] = c.Says
+		}
 		if c.Source == FromLog && c.Quote != "" { // the same line about a repetition of the request
 			key[3] = c.At.File + "\x00" + sameLine(&c)
 		}
@@ -723,6 +726,13 @@ func (w *weighing) verdict() Verdict {
 		k, _ := CauseByID(pseudo)
 		v.Title, v.Fix = k.Title, k.Fix
 		v.Fix.Steps = fillAll(k.Fix.Steps, nil)
+		if pseudo == notReproduced && w.neverRefused() {
+			v.Title, v.Fix = "no refusal was met", Fix{}
+			v.Gaps = without(v.Gaps, "no-answer")
+		}
+		if pseudo == notReproduced && w.atTimes() != "" {
+			v.Title, v.Fix = "a refusal that comes at times only", Fix{}
+		}
 		v.Evidence = w.evidence(nil)
 		v.Next = why
 		v.Sentence = w.sentence(&v, "")
@@ -734,6 +744,9 @@ func (w *weighing) verdict() Verdict {
 		v.Outcome = Likely
 		if grade < "C" {
 			v.Outcome = Proved
+		}
+		if v.Outcome == Proved { // the rest of the exchange would tell nothing more
+			v.Gaps = without(v.Gaps, "no-request", "no-answer")
 		}
 		w.blame(&v, top)
 		named := w.named(top)
@@ -844,7 +857,7 @@ func (w *weighing) standIn(top *hypothesis, grade string) (string, string) {
 				continue
 			}
 			if c.Cause == notReproduced {
-				return c.Cause, "Hand in the answer of the refusal as it was, or the line of the server's log: the same request passes now."
+				return c.Cause, w.refusal()
 			}
 			return c.Cause, "Hand in the request with everything that the first one had; the replay meets another refusal, and its cause would be another."
 		case inputIncomplete:
@@ -856,7 +869,7 @@ func (w *weighing) standIn(top *hypothesis, grade string) (string, string) {
 	for _, e := range w.experiments {
 		if e.Operator == "repeat" && e.Shows == "passes" && e.Skipped == "" && !slices.ContainsFunc(w.experiments, func(o Experiment) bool { return o.Flip }) &&
 			(top == nil || !slices.Contains(vanishing, top.cause.ID)) {
-			return notReproduced, "Hand in the answer of the refusal as it was, or the line of the server's log: the same request passes now."
+			return notReproduced, w.refusal()
 		}
 	}
 	if w.c.Line != nil && top == nil && (w.who.Product != "" || w.passedOn != nil) {
@@ -868,6 +881,44 @@ func (w *weighing) standIn(top *hypothesis, grade string) (string, string) {
 		}
 	}
 	return "", ""
+}
+
+// without leaves out gaps of some kinds.
+func without(gaps []Gap, kinds ...string) []Gap {
+	return slices.DeleteFunc(slices.Clone(gaps), func(g Gap) bool { return slices.Contains(kinds, g.Kind) })
+}
+
+// atTimes says how often the same request was refused, "" when all tries were alike.
+func (w *weighing) atTimes() string {
+	same, tries := 0, 0
+	for _, e := range w.experiments {
+		if e.Operator == "repeat" && e.Skipped == "" && e.Status != 0 {
+			if tries++; e.Shows == "same" {
+				same++
+			}
+		}
+	}
+	if same == 0 || same == tries {
+		return ""
+	}
+	return fmt.Sprintf("in %d of %d tries", same, tries)
+}
+
+// refusal says how to hand in a refusal that does not come by itself.
+func (w *weighing) refusal() string {
+	if w.atTimes() != "" {
+		return "Hand in a line of the access log of a try that was refused, and of one that was not: which server answered, and when, tells them apart."
+	}
+	if w.c.Source == "url" && w.neverRefused() {
+		return "It was sent as curl sends it. If a browser was refused, hand in what that sent: copied as cURL (--curl), or recorded (--har)."
+	}
+	return "Hand in the answer of the refusal as it was, or the line of the server's log: the same request passes now."
+}
+
+// neverRefused says that no refusal is known: none was handed in, and none came.
+func (w *weighing) neverRefused() bool {
+	x := w.c.Exchange()
+	return w.status == 0 && x != nil && (x.Answer == nil || x.Answer.Status == 0 && x.Answer.Err == "") && w.c.Line == nil
 }
 
 // blame makes the refuser agree with the cause that was found.
@@ -969,7 +1020,7 @@ func (w *weighing) alternative(h, top *hypothesis) Alternative {
 				continue
 			}
 			a.Separate = fmt.Sprintf("The experiment %s tells them apart: the request %s if it is %s, and %s if it is %s.",
-				e.Operator, shows(here), top.cause.Title, shows(there), h.cause.Title)
+				e.Operator+supplied[e.Operator], shows(here), top.cause.Title, shows(there), h.cause.Title)
 			if s := skipped[e.Operator]; s != "" {
 				a.Separate += " It was not sent: " + strings.TrimSuffix(s, ".") + "."
 			}
@@ -979,6 +1030,9 @@ func (w *weighing) alternative(h, top *hypothesis) Alternative {
 	a.Separate = "This tells them apart: " + strings.TrimSuffix(h.cause.Evidence, ".") + "."
 	return a
 }
+
+// supplied are experiments with something that only the user has, and the flag that takes it.
+var supplied = map[string]string{"auth-swap": " (another identity, with --swap)", "from-elsewhere": " (another own address, with --from)", "direct-origin": " (the next hop itself, with --origin)"}
 
 func shows(s string) string {
 	switch s {
@@ -1118,6 +1172,13 @@ func (w *weighing) sentence(v *Verdict, at string) string {
 		at = ", at " + at
 	}
 	switch {
+	case v.Cause == notReproduced && w.neverRefused():
+		if i := slices.IndexFunc(w.experiments, func(e Experiment) bool { return e.Operator == "repeat" && e.Status != 0 }); i >= 0 {
+			return fmt.Sprintf("Nothing refuses %s: the answer has status %d.", what, w.experiments[i].Status)
+		}
+		return fmt.Sprintf("Nothing refuses %s.", what)
+	case v.Cause == notReproduced && w.atTimes() != "":
+		return fmt.Sprintf("The same request, %s, was refused%s %s: it depends on something else than the request.", what, status, w.atTimes())
 	case v.Cause == notReproduced:
 		return fmt.Sprintf("The refusal of %s%s does not come back: the same request passes now.", what, status)
 	case v.Cause == baselineDiffers:

@@ -358,3 +358,23 @@ func TestMechanismKeepsItsRule(t *testing.T) {
 		t.Error("experiments against a possible rule do not count")
 	}
 }
+
+// A refusal that comes at times is not one that is gone, and one that never came is not one that does not come back.
+func TestConcludeWithoutTheRefusal(t *testing.T) {
+	repeat := func(shows string, status int) Experiment {
+		return Experiment{Operator: "repeat", Class: S1, Method: "GET", URL: "https://a.test/x", Shows: shows, Status: status}
+	}
+	gone := []Clue{{Source: FromExperiment, ID: "repeat", Cause: notReproduced, Weight: Strong}}
+	asked := func(a *Answer) *Case {
+		return &Case{Source: "url", Exchanges: []Exchange{{Request: &Request{Method: "GET", URL: "https://a.test/x"}, Answer: a}}}
+	}
+	for want, v := range map[string]Verdict{
+		"The same request, GET /x, was refused with 403 in 1 of 2 tries: it depends on something else than the request.": Conclude(asked(nil), gone, []Experiment{repeat("same", 403), repeat("other", 500)}, 403),
+		"Nothing refuses GET /x: the answer has status 200.":                                                             Conclude(asked(nil), gone, []Experiment{repeat("passes", 200)}, 0),
+		"The refusal of GET /x with 403 does not come back: the same request passes now.":                                Conclude(asked(&Answer{Status: 403}), gone, []Experiment{repeat("passes", 200)}, 403),
+	} {
+		if v.Sentence != want || v.Outcome != NotReproduced {
+			t.Errorf("%s %q, want %q", v.Outcome, v.Sentence, want)
+		}
+	}
+}

@@ -303,3 +303,18 @@ func TestEveryLogPatternWinsItsSample(t *testing.T) {
 		}
 	}
 }
+
+// A line that is handed in is masked before it is read: that takes away no pattern's match.
+func TestMaskedLinesStillMatch(t *testing.T) {
+	causes := func(list []Clue) (out []string) {
+		for _, c := range list {
+			out = append(out, c.ID+" "+c.Cause)
+		}
+		return out
+	}
+	for _, p := range patternsWithSamples(t) {
+		if want, got := causes(MatchLog(p.Product, p.Sample)), causes(MatchLog(p.Product, MaskLine(p.Sample))); !slices.Equal(want, got) {
+			t.Errorf("%s: %v, masked %v: %s", p.ID, want, got, MaskLine(p.Sample))
+		}
+	}
+}

@@ -54,7 +54,7 @@ type passing struct {
 }
 
 func hopsOf(c *Case) ([]Hop, []passing) {
-	hops := []Hop{{Kind: "client"}}
+	hops := []Hop{{Kind: "client", Says: "you"}}
 	if c == nil {
 		return hops, nil
 	}

@@ -162,7 +162,11 @@ func collect(names map[string]string, re *regexp.Regexp, text []byte, at []int) 
 		}
 		// user and user2 are one name in two alternatives of a pattern.
 		name = strings.TrimRight(name, "0123456789")
-		if v := excerpt(string(text[at[2*i]:at[2*i+1]])); v != "" && names[name] == "" {
+		v := string(text[at[2*i]:at[2*i+1]])
+		if name == "uri" { // a fix quotes the path; a query may hold what nobody else should read
+			v, _, _ = strings.Cut(v, "?")
+		}
+		if v = excerpt(v); v != "" && names[name] == "" {
 			names[name] = v
 		}
 	}

@@ -186,9 +186,9 @@ type Gap struct {
 	Blocks bool
 }
 
-// LogLine is one line of an access log, taken apart.
+// LogLine is one line of an access log, taken apart, or what was handed in of an error log.
 type LogLine struct {
-	Format   string // "combined", "json", "haproxy", "envoy", "iis", "cloudfront", "alb", …
+	Format   string // "combined", "json", "haproxy", "envoy", "iis", "cloudfront", "alb", "error" (see ErrorText), …
 	At       time.Time
 	Client   string
 	Method   string
@@ -198,6 +198,9 @@ type LogLine struct {
 	Upstream string // status of the next hop: "-" when there was none, "" when the format has no such field
 	Fields   map[string]string
 }
+
+// ErrorText is the field of a LogLine that holds what was handed in of an error log: its lines, without secrets.
+const ErrorText = "error_text"
 
 // Source says where a clue comes from.
 type Source string

@@ -198,6 +198,9 @@ func (r *reading) authorization() {
 		r.say(FromRequest, "auth-credentials-invalid", Strong, "Authorization holds the scheme "+low+" and nothing behind it: the program had no token.", "header", "Authorization")
 	case low == "bearer" && (slices.Contains(unset, strings.ToLower(rest)) || rest != bare && (strings.HasPrefix(rest, "{{") || strings.HasPrefix(rest, "${") || strings.HasPrefix(rest, "<"))),
 		low == "bearer" && strings.HasPrefix(rest, "$"):
+		if r.valuesUnknown() {
+			break
+		}
 		r.say(FromRequest, "auth-credentials-invalid", Strong, "What stands behind Bearer is the text of a variable without a value, not a token.", "header", "Authorization")
 	case strings.HasSuffix(low, ":") && (low == "bearer:" || low == "basic:" || low == "token:"):
 		wrong(Strong, "A colon stands behind the scheme of Authorization; there must be one blank.")

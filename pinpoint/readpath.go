@@ -53,6 +53,11 @@ var (
 	guardedEnd = regexp.MustCompile(`(?i)\.(?:bak|sql|log|config|key|old|backup|ini|env|pem|csr|mdb|swp)$`)
 )
 
+// valuesUnknown says that the input came without the values of its variables: what was sent had them, perhaps.
+func (r *reading) valuesUnknown() bool {
+	return slices.ContainsFunc(r.c.Gaps, func(g Gap) bool { return g.Kind == "variable" && g.Blocks })
+}
+
 // paths reads the form of the path, and holds it against paths of the recording that pass.
 func (r *reading) paths() {
 	if r.url == nil || !r.in(400, 403, 404, 405) {
@@ -63,7 +68,7 @@ func (r *reading) paths() {
 	if len(raw) > 8192 {
 		return
 	}
-	if unfilled.MatchString(raw) && r.in(400, 403, 404) {
+	if unfilled.MatchString(raw) && r.in(400, 403, 404) && !r.valuesUnknown() {
 		r.say(FromRequest, "wrong-path", Strong, "The path holds the text of a variable without a value.", names...)
 	}
 	for _, s := range r.siblings(false) {

@@ -3,6 +3,7 @@ package pinpoint
 import (
 	"encoding/base64"
 	"html"
+	"maps"
 	"mime"
 	"net/url"
 	"regexp"
@@ -61,7 +62,7 @@ func Seal(c *Case) {
 
 // again looks for the secrets that are known now where their names do not give them away.
 func (s *sealer) again(c *Case) {
-	forms := s.vault.forms()
+	forms := s.vault.finder()
 	text := func(p *string) { *p = s.redact(*p, forms) }
 	header := func(h Header) {
 		for i := range h {
@@ -119,12 +120,25 @@ func (v *Vault) Redact(text string) string {
 		return text
 	}
 	s := &sealer{vault: v}
-	return s.redact(s.shapes(text), v.forms())
+	return s.redact(s.shapes(text), v.finder())
 }
 
-// forms are the ways in which the secrets of the vault may come back, the longest first.
-func (v *Vault) forms() []string {
+// finder finds the secrets of a vault in texts, in one pass: a recording may hold tens of thousands of them.
+type finder struct {
+	forms  []string // the ways in which secrets may come back, sorted
+	parent []int32  // the longest other form that a form begins with, -1 for none
+	starts [1 << 16]bool
+	of     int // how many secrets the vault had
+}
+
+// finder is made anew when the vault has more secrets.
+func (v *Vault) finder() *finder {
 	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.find != nil && v.find.of == len(v.values) {
+		return v.find
+	}
+	f := &finder{of: len(v.values)}
 	set := map[string]bool{}
 	for _, secret := range v.values {
 		if !tellingName(secret) {
@@ -137,34 +151,65 @@ func (v *Vault) forms() []string {
 		set[strings.ReplaceAll(secret, "/", `\/`)] = true
 		set[jsonEscapes.Replace(secret)] = true
 	}
-	v.mu.Unlock()
-	forms := make([]string, 0, len(set))
-	for f := range set {
-		forms = append(forms, f)
-	}
-	slices.SortFunc(forms, func(a, b string) int {
-		if len(a) != len(b) {
-			return len(b) - len(a)
+	f.forms = slices.Sorted(maps.Keys(set))
+	f.parent = make([]int32, len(f.forms))
+	for i, form := range f.forms {
+		f.starts[int(form[0])<<8|int(form[1])] = true
+		p := int32(i - 1)
+		for p >= 0 && !strings.HasPrefix(form, f.forms[p]) {
+			p = f.parent[p]
 		}
-		return strings.Compare(a, b)
-	})
-	return forms
+		f.parent[i] = p
+	}
+	v.find = f
+	return f
+}
+
+// at is the longest form that a text begins with, "" for none.
+func (f *finder) at(text string) string {
+	if len(text) < 2 || !f.starts[int(text[0])<<8|int(text[1])] {
+		return ""
+	}
+	// What the text begins with is not behind it in the order, and is, or begins, the last one that is not.
+	i, same := slices.BinarySearch(f.forms, text)
+	if same {
+		return f.forms[i]
+	}
+	p := int32(i - 1)
+	for p >= 0 && !strings.HasPrefix(text, f.forms[p]) {
+		p = f.parent[p]
+	}
+	if p < 0 {
+		return ""
+	}
+	return f.forms[p]
 }
 
 var jsonEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
-func (s *sealer) redact(text string, forms []string) string {
-	var args []string
-	for _, f := range forms {
-		if len(f) <= len(text) && strings.Contains(text, f) {
-			args = append(args, f, s.vault.Hide(f))
+func (s *sealer) redact(text string, f *finder) string {
+	found := false
+	out := outside(text, func(part string) string {
+		var b strings.Builder
+		last := 0
+		for i := 0; i < len(part); {
+			form := f.at(part[i:])
+			if form == "" {
+				i++
+				continue
+			}
+			b.WriteString(part[last:i])
+			b.WriteString(s.vault.Hide(form))
+			i += len(form)
+			last, found = i, true
 		}
-	}
-	if args == nil {
-		return text
-	}
-	out := outside(text, strings.NewReplacer(args...).Replace) // of two that begin together, the longer
-	if s.vault.Reveal(out) != s.vault.Reveal(text) {           // it imitates placeholders
+		if last == 0 {
+			return part
+		}
+		b.WriteString(part[last:])
+		return b.String()
+	})
+	if found && s.vault.Reveal(out) != s.vault.Reveal(text) { // it imitates placeholders
 		return text
 	}
 	return out
@@ -364,6 +409,7 @@ func (s *sealer) line(l *LogLine) {
 			last = last[i+1 : len(last)-1]
 		}
 		switch lower := strings.ToLower(last); {
+		case k == ErrorText: // masked as it was read
 		case lower == "cookie" || lower == "http_cookie":
 			v = s.cookies(v)
 		case lower == "authorization" || lower == "http_authorization":

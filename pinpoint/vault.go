@@ -17,6 +17,7 @@ type Vault struct {
 	mu     sync.Mutex
 	key    [32]byte
 	values map[string]string // placeholder → secret
+	find   *finder           // of these values; see Vault.finder
 }
 
 // NewVault has a random key.

@@ -140,10 +140,12 @@ type Verdict struct {
 	Next         string        `json:"next,omitempty"` // the one step that would settle it
 	Gaps         []Gap         `json:"gaps,omitempty"`
 	Hops         []Hop         `json:"hops,omitempty"`
-	Trail        []Step        `json:"trail,omitempty"` // through the configurations, on the server
-	Sent         int           `json:"sent"`            // requests
-	Strikes      int           `json:"strikes"`         // answers that were refusals
-	Run          string        `json:"run,omitempty"`   // value of X-Whygate-Probe
+	Trail        []Step        `json:"trail,omitempty"`   // through the configurations, on the server
+	Sent         int           `json:"sent"`              // requests
+	Strikes      int           `json:"strikes"`           // answers that were refusals
+	Run          string        `json:"run,omitempty"`     // value of X-Whygate-Probe
+	Stopped      string        `json:"stopped,omitempty"` // why no more was sent
+	Resume       time.Time     `json:"resume,omitzero"`   // when the server may be asked again, if it said so
 }
 
 // Sender sends one request to the target of a case, and to no other, and reads the answer. An

@@ -36,7 +36,7 @@ type pinpointFlags struct {
 	onServer, plan, offline, bisect, probe, sideEffects bool
 	noProbeHeader, asJSON, quiet                        bool
 	html, share                                         string
-	requests, strikes                                   int
+	requests, strikes, status                           int
 	pace, maxWait                                       time.Duration
 	name, from, origin                                  string
 	root                                                string
@@ -49,7 +49,7 @@ func (a *app) pinpointCommand() *cobra.Command {
 		Short: "Find who refused a request, and why, on any server",
 		Long: `Finds out who refused a request (which hop, which product) and why, from what you
 have: a URL with the options of curl, a copied command, a recording, a Postman
-collection, a raw message or a line of an access log. A file named - is the
+collection, a raw message or a line of a log. A file named - is the
 standard input.
 
 Reading comes first and sends nothing. Then a few requests are sent to the named
@@ -78,8 +78,9 @@ The exit code is the outcome: 0 proved, 4 likely, 5 unknown, 6 not reproduced,
 	fs.StringVar(&f.item, "item", "", "the request of the collection, or of a file of .http requests")
 	fs.StringVar(&f.environment, "environment", "", "the environment file of the collection")
 	fs.StringVar(&f.raw, "raw", "", "a file with a request as text, perhaps with its answer; also what curl -v printed")
-	fs.StringVar(&f.log, "log", "", "a line of an access log: combined, JSON, HAProxy, Envoy, IIS, CloudFront, ALB")
+	fs.StringVar(&f.log, "log", "", "a line of an access log (combined, JSON, HAProxy, Envoy, IIS, CloudFront, ALB), or of an error log")
 	fs.StringVar(&f.url, "url", "", "the URL that a line of a log is about")
+	fs.IntVar(&f.status, "status", 0, "the status that the request was refused with, where the answer was not kept")
 	fs.StringSliceVar(&f.allowFiles, "allow-file", nil, "a file that the input may read with @")
 	fs.StringArrayVar(&f.swap, "swap", nil, "a header field of another identity to try: 'Authorization: Bearer …'")
 	fs.BoolVar(&f.onServer, "on-server", false, "this machine is the server: read its configurations, logs and permissions")
@@ -98,7 +99,7 @@ The exit code is the outcome: 0 proved, 4 likely, 5 unknown, 6 not reproduced,
 	fs.StringVar(&f.name, "name", "", "the name of the server, where the URL has an address")
 	fs.StringVar(&f.from, "from", "", "another address of this machine to try")
 	fs.StringVar(&f.origin, "origin", "", "the next hop as host:port, to ask it directly")
-	fs.BoolVar(&f.asJSON, "json", false, "print JSON")
+	fs.BoolVar(&f.asJSON, "json", false, "print JSON; with data, as in --json '{…}', it is curl's")
 	fs.StringVar(&f.html, "html", "", "write the report as a page into this file")
 	fs.StringVar(&f.share, "share", "", "write a bundle without names into this file (.zip)")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
@@ -141,6 +142,15 @@ func splitArgs(fs *pflag.FlagSet, args []string) (rest []string, err error) {
 			flag = fs.ShorthandLookup(t[1:])
 			value, given = "", false
 		}
+		if flag != nil && flag.Name == "json" { // curl has one with data; no URL looks like that
+			next := value
+			if !given && i+1 < len(args) {
+				next = args[i+1]
+			}
+			if next != "" && strings.IndexByte("{[\"@", next[0]) >= 0 {
+				flag = nil
+			}
+		}
 		switch {
 		case flag == nil:
 			if strings.HasPrefix(t, "--") && !input.Knows(t) {
@@ -176,6 +186,19 @@ func (a *app) pinpoint(ctx context.Context, f *pinpointFlags, rest []string) err
 	c, err := a.pinpointCase(f, rest)
 	if err != nil {
 		return err
+	}
+	if f.status != 0 {
+		x := c.Exchange()
+		switch {
+		case f.status < 400 || f.status > 599:
+			return usage("--status is that of a refusal, 400 to 599, not %d", f.status)
+		case x == nil || x.Request == nil:
+			return usage("--status belongs to a request: give its URL")
+		case x.Answer != nil && x.Answer.Status != 0:
+			return usage("the input holds the answer, with status %d: leave --status out", x.Answer.Status)
+		}
+		x.Answer = &pinpoint.Answer{Status: f.status, Cut: true}
+		c.Gaps = slices.DeleteFunc(c.Gaps, func(g pinpoint.Gap) bool { return g.Kind == "no-answer" })
 	}
 	for _, s := range f.swap {
 		name, value, ok := strings.Cut(s, ":")
@@ -267,7 +290,10 @@ func (a *app) pinpointCase(f *pinpointFlags, rest []string) (*pinpoint.Case, err
 		}
 	}
 	if len(rest) > 0 && given > 0 {
-		return nil, usage("the input is given twice: as a flag, and as %q", rest[0])
+		if f.raw != "" {
+			return nil, usage("the input is given twice: as --raw %s, and as %q; --raw is a file here, and what curl calls so changes no request: leave it out", clean(f.raw), clean(rest[0]))
+		}
+		return nil, usage("the input is given twice: as a flag, and as %q", clean(rest[0]))
 	}
 	if given > 1 {
 		return nil, usage("give one of --curl, --har, --postman, --raw and --log")
@@ -586,6 +612,9 @@ func (a *app) tellVerdict(r *diagnose.Result, p report.Page) {
 		mark = s.warn("?")
 	}
 	head := strings.TrimSpace(p.Method + " " + p.URL)
+	if head == "" {
+		head = "a line of a log"
+	}
 	if p.Status != 0 {
 		head = strconv.Itoa(p.Status) + " " + head
 	}
@@ -613,12 +642,8 @@ func (a *app) tellVerdict(r *diagnose.Result, p report.Page) {
 		grade += fmt.Sprintf(", confidence %.0f %%", 100*v.Confidence)
 	}
 	t.line("proof", grade, "")
-	shown := 0
-	for _, c := range v.Evidence {
-		if c.Against && c.Cause != v.Cause || c.Source == pinpoint.FromExperiment && c.Cause != v.Cause {
-			continue // told below, by what was tried
-		}
-		if shown++; shown == 9 {
+	for i, c := range report.Proof(v) {
+		if i == 8 {
 			t.line("", "… and more in --json and --html", "")
 			break
 		}
@@ -669,5 +694,6 @@ func (a *app) tellVerdict(r *diagnose.Result, p report.Page) {
 		}
 	}
 	t.line("sent", sent, "")
+	t.line("stopped", report.StoppedText(v), "")
 	fmt.Fprintln(a.out)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/whygate/whygate/calllog"
@@ -56,8 +57,8 @@ var framing = []string{"Content-Length", "Content-Type", "Content-Encoding", "Tr
 // recordThere asks the server by GET, with the credentials of the request that it refused.
 func recordThere(ctx context.Context, c *pinpoint.Case, refused *pinpoint.Answer, o *diagnose.Options, r *record, code string) *reason.Told {
 	x := c.Exchange()
-	if x == nil || x.Request == nil {
-		return nil
+	if x == nil || x.Request == nil || slices.ContainsFunc(c.Gaps, func(g pinpoint.Gap) bool { return g.Kind == "variable" && g.Blocks }) {
+		return nil // where to ask is not known, or with what
 	}
 	q := x.Request.Clone()
 	host := strings.Index(q.URL, "://")

@@ -92,8 +92,9 @@ type diagnosis struct {
 	o        Options
 	clues    []pinpoint.Clue
 	result   *replay.Result
-	recorded bool  // the server has told why
-	failed   error // while reading within the experiments
+	problems []func() []pinpoint.Step // what the readers of configurations could not read
+	recorded bool                     // the server has told why
+	failed   error                    // while reading within the experiments
 	out      Result
 }
 
@@ -118,8 +119,11 @@ func (d *diagnosis) read() {
 			d.clues = append(d.clues, told...)
 		}
 	}
-	if d.c.Line != nil {
-		d.clues = append(d.clues, pinpoint.Attribute(d.c.Line)...)
+	if l := d.c.Line; l != nil {
+		d.clues = append(d.clues, pinpoint.Attribute(l)...)
+		for line := range strings.SplitSeq(l.Fields[pinpoint.ErrorText], "\n") {
+			d.clues = append(d.clues, pinpoint.MatchLog("", line)...)
+		}
 	}
 }
 
@@ -133,7 +137,7 @@ func (d *diagnosis) look() error {
 		return nil
 	}
 	readers := machine.Readers{
-		Servers: map[string]machine.Reader{"nginx": readNginx, "apache-httpd": d.readApache, "haproxy": d.readHAProxy, "lighttpd": d.readLighttpd, "caddy": d.readCaddy},
+		Servers: map[string]machine.Reader{"nginx": d.readNginx, "apache-httpd": d.readApache, "haproxy": d.readHAProxy, "lighttpd": d.readLighttpd, "caddy": d.readCaddy},
 		Reading: machine.Reading{Match: pinpoint.MatchLog, Parse: input.Line, Clean: d.c.Vault.Redact, Run: d.o.Machine.Journal},
 		Now:     d.o.Now(),
 	}
@@ -150,18 +154,62 @@ func (d *diagnosis) look() error {
 		d.c.Gaps = append(d.c.Gaps, pinpoint.Gap{Kind: "machine", Says: "The machine could be read in part only: " + err.Error()})
 	}
 	d.c.Gaps = append(d.c.Gaps, report.Gaps...)
+	d.partly()
 	d.clues = append(d.clues, report.Clues...)
 	d.out.Machine = &report
 	return nil
 }
 
-func readNginx(m *machine.Machine, p *machine.Process) (machine.Decider, error) {
+// maxUnread is how many parts of configurations that could not be read are named.
+const maxUnread = 3
+
+// partly tells what of the configurations could not be read or is not understood: the verdict rests on the rest.
+func (d *diagnosis) partly() {
+	var list []string
+	for _, problems := range d.problems {
+		for _, p := range problems() {
+			at := p.At.File
+			if p.At.Line > 0 {
+				at += ":" + strconv.Itoa(p.At.Line)
+			}
+			text := pinpoint.MaskLine(pinpoint.SafeText(strings.TrimPrefix(at+": "+strings.TrimSuffix(p.Says, "."), ": "), 300))
+			if !slices.Contains(list, text) {
+				list = append(list, text)
+			}
+		}
+	}
+	d.problems = nil
+	more := len(list) - maxUnread
+	for i, text := range list[:min(len(list), maxUnread)] {
+		says := "A part of the configuration was not evaluated. " + text + "."
+		if more > 0 && i == maxUnread-1 {
+			says += fmt.Sprintf(" There are %d more.", more)
+		}
+		d.c.Gaps = append(d.c.Gaps, pinpoint.Gap{Kind: "configuration", Says: says})
+	}
+}
+
+// steps brings the problems of a reader into one form, when they are asked for: some show while a request is decided.
+func steps[P ~struct {
+	Says string
+	At   pinpoint.Place
+}](list *[]P) func() []pinpoint.Step {
+	return func() (out []pinpoint.Step) {
+		for _, p := range *list {
+			out = append(out, pinpoint.Step(p))
+		}
+		return out
+	}
+}
+
+func (d *diagnosis) readNginx(m *machine.Machine, p *machine.Process) (machine.Decider, error) {
 	conf, prefix := nginx.Discover(p.Args)
 	c, err := nginx.Load(m, conf, prefix)
 	if c == nil {
 		return nil, err
 	}
-	return c, nil // what could not be read is a step of its trail
+	d.problems = append(d.problems, func() []pinpoint.Step { return c.Problems })
+	return c, nil
 }
 
 // readApache reads with the secrets of the case, since passwords are compared, and with the eyes of the workers.
@@ -184,6 +232,7 @@ func (d *diagnosis) readApache(m *machine.Machine, p *machine.Process) (machine.
 	if c == nil {
 		return nil, err
 	}
+	d.problems = append(d.problems, steps(&c.Problems))
 	return c, nil
 }
 
@@ -278,7 +327,7 @@ func (d *diagnosis) predict() {
 
 // bisect finds the fragment that a firewall dislikes, through decoy paths.
 func (d *diagnosis) bisect() error {
-	if d.out.Answer == nil || !d.out.Answer.Refused() || d.result == nil || d.result.Request == nil {
+	if d.out.Answer == nil || !d.out.Answer.Refused() || d.result == nil || d.result.Request == nil || d.result.Baseline == replay.Incomplete {
 		return nil
 	}
 	without := func(why string) {
@@ -373,12 +422,14 @@ func (d *diagnosis) conclude() {
 		v.Sentence = "No answer came, so nobody refused anything yet: " + unreachable + "."
 		v.Next = "See that the name, the port and the network between are right; a refusal is looked for when there is one."
 	}
-	v.Hops = pinpoint.Hops(d.c)
+	v.Hops = showRefuser(pinpoint.Hops(d.c), &v)
 	if d.result != nil {
 		v.Sent, v.Strikes, v.Run = d.result.Sent, d.result.Strikes, d.result.Run
-		if d.result.Baseline == replay.NotSent && v.Outcome == pinpoint.Unknown {
+		v.Stopped, v.Resume = d.result.Stopped, d.result.Resume
+		if d.result.Baseline == replay.NotSent && v.Grade == "" && (v.Outcome == pinpoint.Unknown || v.Outcome == pinpoint.Unsafe) {
 			v.Outcome = d.result.Baseline.Outcome()
-			v.Next = "The request may have an effect, so it was not sent. Hand in the answer that it got (curl -i, a HAR), or allow it to be sent: --yes-side-effects."
+			v.Gaps = slices.DeleteFunc(slices.Clone(v.Gaps), func(g pinpoint.Gap) bool { return g.Kind == "no-answer" })
+			v.Next = "Hand in the answer that it got (curl -i, a HAR), or at least its status (--status 403): then what is harmless can be tried. With --yes-side-effects the request itself is sent."
 		}
 	}
 	if d.out.Bisection != nil {
@@ -390,6 +441,46 @@ func (d *diagnosis) conclude() {
 		v.Hops = hops(d.out.Machine, v)
 	}
 	d.out.Verdict = v
+}
+
+// layers are the kinds of hops that causes of a layer arise at.
+var layers = map[string]string{"network": "gateway", "cdn": "cdn", "waf": "waf", "gateway": "gateway", "web-server": "web-server", "files": "web-server", "storage": "storage"}
+
+// showRefuser shows at which station the refusal arose: where the answer itself names no refuser, the verdict does.
+func showRefuser(hops []pinpoint.Hop, v *pinpoint.Verdict) []pinpoint.Hop {
+	product := v.Refuser.Product
+	if product == "" || v.Outcome == pinpoint.NotReproduced {
+		return hops
+	}
+	at := slices.IndexFunc(hops, func(h pinpoint.Hop) bool { return h.Product == product })
+	if at < 0 {
+		// What the answer does not name stands behind what it does, except for what guards the way.
+		kind := layers[v.Layer]
+		if kind == "" {
+			kind = "application"
+		}
+		at = len(hops)
+		switch {
+		case kind == "cdn" || kind == "waf":
+			at = 1
+			if kind == "waf" {
+				for at < len(hops) && hops[at].Kind == "cdn" {
+					at++
+				}
+			}
+		case hops[at-1].Kind == "application" && hops[at-1].Product == "": // the nameless one behind the last proxy
+			at--
+			hops = slices.Delete(hops, at, at+1)
+		}
+		hops = slices.Insert(hops, at, pinpoint.Hop{Kind: kind, Product: product})
+	}
+	for i := range hops {
+		hops[i].Refused = i == at
+	}
+	if at == len(hops)-1 && slices.Contains([]string{"cdn", "waf", "balancer", "gateway"}, hops[at].Kind) {
+		hops = append(hops, pinpoint.Hop{Kind: "application", Says: "not reached"})
+	}
+	return hops
 }
 
 // hops are the stations that the machine showed, behind those that the answer did.

@@ -21,6 +21,7 @@ func (d *diagnosis) readHAProxy(m *machine.Machine, p *machine.Process) (machine
 	if c == nil {
 		return nil, err
 	}
+	d.problems = append(d.problems, steps(&c.Problems))
 	return c, nil
 }
 
@@ -29,6 +30,7 @@ func (d *diagnosis) readLighttpd(m *machine.Machine, p *machine.Process) (machin
 	if c == nil {
 		return nil, err
 	}
+	d.problems = append(d.problems, steps(&c.Problems))
 	return c, nil
 }
 
@@ -50,5 +52,6 @@ func (d *diagnosis) readCaddy(m *machine.Machine, p *machine.Process) (machine.D
 	if c == nil {
 		return nil, err
 	}
+	d.problems = append(d.problems, steps(&c.Problems))
 	return c, nil
 }

@@ -18,7 +18,8 @@ import (
 	"github.com/whygate/whygate/pinpoint"
 )
 
-// curlAgent stands for the User-Agent of a command that sets none: curl always sends one.
+// curlAgent stands for the User-Agent of a command that sets none, and of a URL with the options of curl: curl always
+// sends one, and servers that refuse tools know it by that.
 const curlAgent = "curl/8.14.1"
 
 // Curl reads a command that was copied from a browser, a tool or documentation: curl for bash, cmd or
@@ -781,10 +782,9 @@ func (c *command) build() (*pinpoint.Case, error) {
 	if c.rangeOf != "" {
 		standard("Range", "bytes="+c.rangeOf)
 	}
-	switch {
-	case c.agent != nil:
+	if c.agent != nil {
 		standard("User-Agent", *c.agent)
-	case c.source == "curl":
+	} else {
 		standard("User-Agent", curlAgent)
 	}
 	if !c.json {

@@ -540,7 +540,7 @@ func TestArgs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "POST https://shop.test/orders?a={b,c} \nAccept: */*\nAuthorization: Bearer $x\nContent-Type: application/x-www-form-urlencoded\n\na b\n"
+	want := "POST https://shop.test/orders?a={b,c} \nUser-Agent: " + curlAgent + "\nAccept: */*\nAuthorization: Bearer $x\nContent-Type: application/x-www-form-urlencoded\n\na b\n"
 	if d := cmp.Diff(want, shown(c)); d != "" || c.Source != "url" {
 		t.Errorf("source %q (-want +got)\n%s", c.Source, d)
 	}

@@ -152,7 +152,7 @@ func Guess(text string) string {
 			return KindURL
 		}
 	}
-	if _, err := Line(text); err == nil {
+	if _, err := Line(text); err == nil || errorLine(text) != nil {
 		return KindLog
 	}
 	return ""
@@ -197,7 +197,7 @@ func Any(r io.Reader, allow Files) (*pinpoint.Case, error) {
 		return Args([]string{strings.TrimSpace(strings.TrimPrefix(text, "\ufeff"))}, allow)
 	}
 	return nil, &Error{Says: "this is none of the inputs that are known",
-		Do: "hand in a URL, a curl command, a HAR file, a Postman collection, a raw HTTP request or a line of an access log"}
+		Do: "hand in a URL, a curl command, a HAR file, a Postman collection, a raw HTTP request or a line of a log"}
 }
 
 func readText(r io.Reader) (string, error) {

@@ -17,15 +17,17 @@ import (
 // maxLine bounds a line of a log.
 const maxLine = 64 << 10
 
-// Log reads the last request of some lines of an access log. A line has no header and no body, so the
-// case selects what is read on the server; with the URL that was called it also says where.
+// Log reads the last request of some lines of an access log, or lines of an error log. A line has no header and no
+// body, so the case selects what is read on the server; with the URL that was called it also says where.
 func Log(text, called string) (*pinpoint.Case, error) {
 	l, err := Line(text)
 	if err != nil {
-		return nil, err
+		if l = errorLine(text); l == nil {
+			return nil, err
+		}
 	}
 	c := &pinpoint.Case{Source: "log", Line: l, Gaps: []pinpoint.Gap{{Kind: "no-request", Blocks: true,
-		Says: "A line of an access log holds neither the header nor the body of the request, so a replay would be another request. Hand in the request too (HAR, curl) to compare, or run this on the server."}}}
+		Says: "A line of a log holds neither the header nor the body of the request, so a replay would be another request. Hand in the request too (HAR, curl) to compare, or run this on the server."}}}
 	if called == "" && l.Host != "" && strings.HasPrefix(l.Path, "/") {
 		if s := l.Fields["scheme"]; s == "http" || s == "https" {
 			called = s + "://" + l.Host + l.Path
@@ -101,7 +103,7 @@ func Line(text string) (*pinpoint.LogLine, error) {
 	if l := columnLine(line, columns); l != nil && plausible(l) {
 		return l, nil
 	}
-	return nil, &Error{Line: 1, Says: "the format of this line is not known", Do: "hand in a line in combined, JSON, HAProxy, Envoy, IIS, CloudFront or ALB format; for IIS add its #Fields line"}
+	return nil, &Error{Line: 1, Says: "the format of this line is not known", Do: "hand in a line of an access log in combined, JSON, HAProxy, Envoy, IIS, CloudFront or ALB format, for IIS with its #Fields line, or the line of an error log that names the refusal"}
 }
 
 func plausible(l *pinpoint.LogLine) bool {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/whygate/whygate/pinpoint"
 )
@@ -549,12 +550,10 @@ func (c *Collection) build(it *postmanItem) (*pinpoint.Case, error) {
 		return nil, &Error{Path: it.path + ".request.method", Says: "the method is not a token", Do: "set it in Postman"}
 	}
 	target := f.fill(it.request.URL.text(f))
-	if len(f.missing) > 0 && strings.Contains(strings.SplitN(strings.TrimPrefix(strings.TrimPrefix(target, "https://"), "http://"), "/", 2)[0], "{{") {
-		return nil, &Error{Path: it.path + ".request.url", Says: "the host depends on " + names(f.missing) + ", which has no value", Do: "hand in the environment file too"}
-	}
 	if !strings.Contains(target, "://") {
 		target = "http://" + target
 	}
+	target = nowhere(target)
 	target, user, hasUser, bad := absolute(urlBytes(target))
 	if bad != nil {
 		bad.Path = it.path + ".request.url"
@@ -646,6 +645,30 @@ func (c *Collection) build(it *postmanItem) (*pinpoint.Case, error) {
 	}
 	out.Exchanges = []pinpoint.Exchange{x}
 	return out, nil
+}
+
+// nowhere gives a URL whose host depends on a variable without a value a name that nobody has (RFC 2606, section 2): the
+// answer that was kept can be read, and nothing can be sent.
+func nowhere(u string) string {
+	scheme, rest, _ := strings.Cut(u, "://")
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	host, tail := rest[:end], rest[end:]
+	if !strings.Contains(host, "{{") {
+		return u
+	}
+	host = braces.ReplaceAllStringFunc(host[strings.LastIndexByte(host, '@')+1:], func(m string) string {
+		return strings.Map(func(r rune) rune {
+			if r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r)) {
+				return unicode.ToLower(r)
+			}
+			return '-'
+		}, strings.Trim(m, "{} "))
+	})
+	host, _, _ = strings.Cut(host, ":")
+	return scheme + "://" + strings.Trim(host[:min(len(host), 200)], ".-") + ".invalid" + tail
 }
 
 func (it *postmanItem) off(name string) bool { return it.hidden[name] }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/whygate/whygate/pinpoint"
 )
@@ -511,6 +512,19 @@ func (s *search) clean(text string) string {
 		text = s.how.Clean(text)
 	}
 	return mask(text)
+}
+
+// mask makes a line of a log fit to be shown: without secrets and control characters, and cut.
+func mask(line string) string {
+	line = pinpoint.MaskLine(line[:min(len(line), 2000)])
+	if len(line) > 600 {
+		cut := 600
+		for !utf8.RuneStart(line[cut]) {
+			cut--
+		}
+		line = line[:cut] + "…"
+	}
+	return line
 }
 
 func (s *search) parse(line string) *pinpoint.LogLine {

@@ -103,7 +103,8 @@ func (b *budget) took(a *pinpoint.Answer, reference bool) {
 			b.until = time.Now().Add(pause)
 		}
 	}
-	if a.Status >= 500 && !reference {
+	// A method or a version that a server does not know (RFC 9110, sections 15.6.2 and 15.6.6) is no sign of distress.
+	if a.Status >= 500 && a.Status != http.StatusNotImplemented && a.Status != http.StatusHTTPVersionNotSupported && !reference {
 		b.stop("the server answered %d", a.Status)
 	}
 	switch {

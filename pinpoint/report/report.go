@@ -25,12 +25,7 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"shows":   ShowsText,
 	"place":   Place,
 	"owner":   OwnerText,
-	"product": func(s string) string {
-		if s == "" {
-			return "unknown"
-		}
-		return s
-	},
+	"kind":    func(s string) string { return strings.ReplaceAll(s, "-", " ") },
 }).Parse(page))
 
 // Page is what a report is made of.
@@ -40,6 +35,34 @@ type Page struct {
 	URL    string // without secrets
 	Status int
 	At     time.Time
+}
+
+// Proof is the evidence for the verdict and for who refused. What experiments told is there for the cause that was
+// found only: a reader sees what was tried beside it.
+func Proof(v *pinpoint.Verdict) (list []pinpoint.Clue) {
+	for _, c := range v.Evidence {
+		if proves(v, c) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+func proves(v *pinpoint.Verdict, c pinpoint.Clue) bool {
+	return c.Cause == v.Cause || !c.Against && c.Source != pinpoint.FromExperiment
+}
+
+// Proof is that of the verdict.
+func (p Page) Proof() []pinpoint.Clue { return Proof(&p.Verdict) }
+
+// Aside is the evidence that is not Proof.
+func (p Page) Aside() (list []pinpoint.Clue) {
+	for _, c := range p.Evidence {
+		if !proves(&p.Verdict, c) {
+			list = append(list, c)
+		}
+	}
+	return list
 }
 
 // HTML writes a page that needs nothing else: no script, no font, no picture from elsewhere. What
@@ -68,6 +91,17 @@ func Hops(v pinpoint.Verdict) []pinpoint.Hop {
 	}
 	return hops
 }
+
+// StoppedText says why no more was sent, and when the server may be asked again; "" when the experiments came to their end.
+func StoppedText(v *pinpoint.Verdict) string {
+	if v.Stopped == "" || v.Resume.IsZero() {
+		return v.Stopped
+	}
+	return v.Stopped + "; it may be asked again at " + v.Resume.UTC().Format("2006-01-02 15:04:05") + " UTC"
+}
+
+// Stop is StoppedText of the verdict.
+func (p Page) Stop() string { return StoppedText(&p.Verdict) }
 
 // Place is where something is written: "file:line".
 func Place(p pinpoint.Place) string {
