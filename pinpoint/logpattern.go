@@ -59,6 +59,10 @@ var logs = sync.OnceValue(func() *logKnowledge {
 
 var weights = map[string]float64{"": Certain, "certain": Certain, "strong": Strong, "fair": Fair, "hint": Hint}
 
+// ApplicationLog is the id of a clue that says: the log of a program that answers by itself has the request with the status
+// that the client saw.
+const ApplicationLog = "application-log"
+
 // SilentLog is the id of a clue that says: the error log of Refuser was read for the time of the request and has
 // no line of it. It has Source FromLog and no Cause; Conclude holds it against Cause.Silent.
 const SilentLog = "log-silent"
