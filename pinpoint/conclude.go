@@ -813,7 +813,7 @@ func offer(e *Experiment) string {
 // that they refine.
 func (w *weighing) general(top *hypothesis) *hypothesis {
 	// The configuration names the rule, and what set it off is guessed from the request: the rule is the verdict.
-	if w.know.kind[top.cause.ID] == "condition" && w.grade(top) > "B" {
+	if w.know.kind[top.cause.ID] == "condition" && !top.hard() {
 		for _, b := range top.borrows {
 			if w.know.kind[b.cause.ID] == "mechanism" && slices.ContainsFunc(b.clues, func(c Clue) bool { return c.Source == FromConfig && c.Weight >= Certain }) {
 				b.share = max(b.share, top.share)

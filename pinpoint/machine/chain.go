@@ -703,7 +703,7 @@ func (w *walker) heard(h *Hop, before []pinpoint.Clue) (clues []pinpoint.Clue) {
 func (w *walker) refine(h *Hop, clues []pinpoint.Clue) {
 	for i := range clues {
 		c := &clues[i]
-		if c.Source != pinpoint.FromLog || c.Against || !slices.Contains([]string{"fs-file-unreadable", "fs-dir-no-search", "apache-htaccess-unreadable", "nginx-try-files-masks-permission"}, c.Cause) {
+		if c.Source != pinpoint.FromLog || c.Against || !slices.Contains([]string{"fs-file-unreadable", "fs-dir-no-search", "apache-htaccess-unreadable", "nginx-try-files-masks-permission", "fs-symlink-denied"}, c.Cause) {
 			continue
 		}
 		name := cmp.Or(c.Names["path"], c.Names["file"])
@@ -719,6 +719,9 @@ func (w *walker) refine(h *Hop, clues []pinpoint.Clue) {
 			continue
 		}
 		f := found[len(found)-1]
+		if c.Cause == "fs-symlink-denied" && f.Cause == c.Cause {
+			continue
+		}
 		if c.Cause == "apache-htaccess-unreadable" && !last.dir() {
 			c.Fix = f.Fix
 			continue

@@ -118,7 +118,7 @@ var adversaries = []scenario{
 		remote: want{cause: "refuser-only", who: "apache-httpd"}},
 	{name: "W36", curl: "curl http://shop.test:{port1}/a.inc" + site,
 		local:  want{cause: "lighttpd-access-deny", who: "lighttpd", names: []string{".inc"}},
-		remote: want{cause: "refuser-only", or: []string{"lighttpd-access-deny"}, who: "lighttpd"}},
+		remote: want{cause: "refuser-only", or: []string{"", "lighttpd-access-deny"}}},
 
 	// The neighbours of what is refused.
 	{name: "CW1", control: true, file: "W01", curl: "curl http://shop.test:{port1}/index.php" + site},

@@ -356,7 +356,7 @@ func (s *stage) haproxy(program string) {
 }
 
 func (s *stage) lighttpd(program string) {
-	s.run(s.ports[0], os.Interrupt, program, "-D", "-f", filepath.Join(s.dir, "lighttpd.conf"))
+	s.run(s.port("lighttpd.conf"), os.Interrupt, program, "-D", "-f", filepath.Join(s.dir, "lighttpd.conf"))
 }
 
 // php starts php-fpm; the pool listens on {dir}/fpm.sock or on {port4}.
