@@ -28,6 +28,7 @@ type Options struct {
 	Offline  bool             // nothing is sent
 	Plan     bool             // nothing is sent; what would be is listed
 	Machine  *machine.Machine // not nil: the server is this machine
+	Given    []Given          // configurations that were handed in, from the client on
 	Bisect   bool             // find the part of the request that a firewall dislikes; sends to decoy paths
 	Now      func() time.Time
 	Readers  map[string]machine.Reader // beside those for the servers that are known here
@@ -74,6 +75,12 @@ func Run(ctx context.Context, c *pinpoint.Case, o Options) (Result, error) {
 		if err := d.experiment(); err != nil {
 			return d.out, err
 		}
+		// Nothing could be sent and no answer is known: what the server would do is known all the same.
+		if d.out.Machine == nil && !d.unanswered() {
+			if err := d.look(); err != nil {
+				return d.out, err
+			}
+		}
 		if o.Bisect {
 			if err := d.bisect(); err != nil {
 				return d.out, err
@@ -94,6 +101,7 @@ type diagnosis struct {
 	result   *replay.Result
 	recorded bool  // the server has told why
 	failed   error // while reading within the experiments
+	wasGiven bool  // the configurations that were handed in are evaluated
 	out      Result
 }
 
@@ -125,6 +133,7 @@ func (d *diagnosis) read() {
 
 // look reads this machine, where it is the server's.
 func (d *diagnosis) look() error {
+	d.given()
 	if d.o.Machine == nil {
 		return nil
 	}
@@ -225,6 +234,11 @@ func (d *diagnosis) experiment() error {
 		err = d.failed
 	}
 	return err
+}
+
+// unanswered says that the request was sent and nobody answered.
+func (d *diagnosis) unanswered() bool {
+	return d.result != nil && d.result.Baseline == replay.Unreachable
 }
 
 // contents are the experiments that change what a firewall reads, and the collections that its rules name it by.
@@ -345,7 +359,7 @@ func (s markedSender) Send(ctx context.Context, r *pinpoint.Request) (*pinpoint.
 
 // unreachable says why no answer came, "" if one did.
 func (d *diagnosis) unreachable() string {
-	if d.result == nil || d.result.Baseline != replay.Unreachable {
+	if !d.unanswered() {
 		return ""
 	}
 	for _, a := range d.result.Answers {
