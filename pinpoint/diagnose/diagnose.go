@@ -244,7 +244,7 @@ func (d *diagnosis) unanswered() bool {
 // contents are the experiments that change what a firewall reads, and the collections that its rules name it by.
 var contents = map[string][]string{
 	"query-drop": {"ARGS", "QUERY_STRING", "REQUEST_URI"}, "query-one": {"ARGS", "QUERY_STRING", "REQUEST_URI"},
-	"body-benign": {"ARGS", "REQUEST_BODY", "FILES", "XML", "JSON"}, "cookie-one": {"REQUEST_COOKIES"},
+	"body-benign": {"ARGS", "REQUEST_BODY", "FILES", "XML", "JSON"}, "cookie-one": {"REQUEST_COOKIES"}, "cookie-drop": {"REQUEST_COOKIES"},
 }
 
 // predict asks the rules that are built in whether they dislike a content that flips the answer: if nothing there is

@@ -72,6 +72,7 @@ func (w *walker) application(h *Hop) {
 	q := w.query
 	if h.Arrival.Request != nil && h.N > 1 {
 		q = w.behind(q, h.Arrival)
+		q.Host = bare(h.Arrival.Request.Host()) // frameworks log the name that they refuse, and little else
 		q.Client = h.Arrival.Local.Addr() // the server before is the client, whoever that was
 		if !q.Client.IsLoopback() {
 			q.Client = h.Arrival.Client

@@ -132,8 +132,12 @@ func (w *walker) start(x *pinpoint.Exchange) error {
 		arrival.At = cmp.Or(w.readers.Now, time.Now())
 	}
 	if !arrival.Client.IsValid() && at.Addr().IsLoopback() {
-		// Only this machine itself can call a loopback address.
+		// Only this machine itself can call a loopback address; the route to 127.0.0.0/8 has the source 127.0.0.1.
 		arrival.Client = at.Addr()
+		if at.Addr().Is4() {
+			arrival.Client = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		w.query.Client = arrival.Client
 	}
 	if !arrival.Client.IsValid() {
 		arrival.Client = w.clientOf(arrival)
