@@ -889,7 +889,7 @@ func (w *weighing) blame(v *Verdict, top *hypothesis) {
 	best := 0
 	for _, list := range [][]Clue{top.clues, borrowed(top)} {
 		for _, c := range list {
-			if c.Refuser != "" && !c.Against && !takesOff(c) && strength[c.Source] > best && (!slices.Contains(w.passedOn, c.Refuser) || c.Refuser == w.who.Product) && c.ID != SilentLog {
+			if c.Refuser != "" && !c.Against && !takesOff(c) && strength[c.Source] > best && (!slices.Contains(w.passedOn, c.Refuser) || c.Refuser == w.who.Product || top.cause.ID == "cdn-cached-refusal") && c.ID != SilentLog {
 				if best == 0 || strength[c.Source] >= strength[FromFiles] {
 					v.Refuser.Product, v.Refuser.Hop = c.Refuser, c.Hop
 				}

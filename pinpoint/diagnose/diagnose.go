@@ -267,6 +267,11 @@ func (d *diagnosis) predict() {
 		return
 	}
 	r := d.result.Request.Clone()
+	// The rules that are built in read the secrets too; what they say names places, never values.
+	r.URL, r.Body = d.c.Vault.Reveal(r.URL), []byte(d.c.Vault.Reveal(string(r.Body)))
+	for i := range r.Header {
+		r.Header[i].Value = d.c.Vault.Reveal(r.Header[i].Value)
+	}
 	if u, err := r.Parsed(); err == nil && net.ParseIP(u.Hostname()) != nil {
 		r.Header = r.Header.With("Host", "www.example") // a numeric host scores by itself
 	}

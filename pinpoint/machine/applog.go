@@ -73,7 +73,7 @@ func (w *walker) application(h *Hop) {
 	if h.Arrival.Request != nil && h.N > 1 {
 		q = w.behind(q, h.Arrival)
 		q.Host = bare(h.Arrival.Request.Host()) // frameworks log the name that they refuse, and little else
-		q.Client = h.Arrival.Local.Addr() // the server before is the client, whoever that was
+		q.Client = h.Arrival.Local.Addr()       // the server before is the client, whoever that was
 		if !q.Client.IsLoopback() {
 			q.Client = h.Arrival.Client
 		}
@@ -96,7 +96,7 @@ func (w *walker) application(h *Hop) {
 			if g := answered.FindStringSubmatch(line.raw); g != nil && !wrote && h.Arrival.Why == "" && g[1] == strconv.Itoa(w.status) && w.status >= 400 && line.By != "like" && line.By != "client" {
 				wrote = true
 				clues = append(clues, pinpoint.Clue{Source: pinpoint.FromLog, ID: pinpoint.ApplicationLog, Refuser: h.Product, Hop: h.N, Weight: pinpoint.Strong, Quote: line.Text, At: pinpoint.Place{File: l.Path},
-					Says: fmt.Sprintf("the log of %s at %s has the request with %d: the refusal was written there, or behind it", h.Product, h.At, w.status)})
+					Says: fmt.Sprintf("the log of %s at %s has the request with %d: the refusal was written there, or behind it", pinpoint.ProductName(h.Product), h.At, w.status)})
 				clues = append(clues, w.handedOn(h)...)
 			}
 		}
@@ -113,7 +113,7 @@ func (w *walker) handedOn(h *Hop) (clues []pinpoint.Clue) {
 			continue
 		}
 		clues = append(clues, pinpoint.Clue{Source: pinpoint.FromLog, ID: "later-hop-log", Against: true, Refuser: product, Hop: o.N, Weight: pinpoint.Certain, Names: map[string]string{"behind": h.Product},
-			Says: fmt.Sprintf("%s handed on the answer of %s at %s, whose log has the request with the same status", product, h.Product, h.At)})
+			Says: fmt.Sprintf("%s handed on the answer of %s at %s, whose log has the request with the same status", pinpoint.ProductName(product), pinpoint.ProductName(h.Product), h.At)})
 	}
 	return clues
 }
