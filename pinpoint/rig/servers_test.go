@@ -68,6 +68,7 @@ var programs = []struct {
 	{"httpd.conf", "apache2", (*stage).apache},
 	{"lighttpd.conf", "lighttpd", (*stage).lighttpd},
 	{"nginx.conf", "nginx", (*stage).nginx},
+	{"Caddyfile", "caddy", (*stage).caddy},
 	{"haproxy.cfg", "haproxy", (*stage).haproxy},
 }
 
@@ -286,7 +287,7 @@ func (s *stage) runAt(network, at string, end os.Signal, program string, args ..
 	}
 	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, out, out
-	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1")
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", "XDG_DATA_HOME="+s.dir+"/data", "XDG_CONFIG_HOME="+s.dir+"/config")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := cmd.Start(); err != nil {
 		out.Close()
@@ -357,6 +358,10 @@ func (s *stage) haproxy(program string) {
 
 func (s *stage) lighttpd(program string) {
 	s.run(s.port("lighttpd.conf"), os.Interrupt, program, "-D", "-f", filepath.Join(s.dir, "lighttpd.conf"))
+}
+
+func (s *stage) caddy(program string) {
+	s.run(s.port("Caddyfile"), os.Interrupt, program, "run", "--config", filepath.Join(s.dir, "Caddyfile"), "--adapter", "caddyfile")
 }
 
 // php starts php-fpm; the pool listens on {dir}/fpm.sock or on {port4}.
