@@ -172,7 +172,7 @@ func (w *weighing) refuser() {
 	for i, c := range w.clues {
 		// One product may stand twice in a row: it handed on what its like had written.
 		twice := c.Source == FromAnswer && c.Cause != "" && c.Weight >= Strong
-		if c.Refuser == "" || c.Against || slices.Contains(w.passedOn, c.Refuser) && !twice {
+		if c.Refuser == "" || c.Against || takesOff(c) || slices.Contains(w.passedOn, c.Refuser) && !twice {
 			continue
 		}
 		if c.Source == FromLog && c.Weight <= Hint || c.Source == FromReplica {
@@ -185,6 +185,8 @@ func (w *weighing) refuser() {
 			if c.Cause != "" && c.Weight >= Fair {
 				v++
 			}
+		} else if c.ID == ApplicationLog {
+			v = 150 // which program it is, not which framework: a page that names one says more
 		} else if c.Weight < Strong {
 			v /= 2
 		}
@@ -200,6 +202,9 @@ func (w *weighing) refuser() {
 		w.who.Host = w.c.Line.Host
 	}
 }
+
+// takesOff says that a clue tells who takes something off the request: whoever misses it refuses, and stands behind.
+func takesOff(c Clue) bool { return c.Cause == "auth-header-stripped" && c.Source == FromConfig }
 
 // suppose lists what is possible: causes that a clue speaks for, and those that a flip is explained by.
 func (w *weighing) suppose() {
@@ -820,6 +825,15 @@ func offer(e *Experiment) string {
 // general is the cause to name: when several refinements of one cause share what is known, the cause
 // that they refine.
 func (w *weighing) general(top *hypothesis) *hypothesis {
+	// The configuration names the rule, and what set it off is guessed from the request: the rule is the verdict.
+	if w.know.kind[top.cause.ID] == "condition" && !top.hard() {
+		for _, b := range top.borrows {
+			if w.know.kind[b.cause.ID] == "mechanism" && slices.ContainsFunc(b.clues, func(c Clue) bool { return c.Source == FromConfig && c.Weight >= Certain }) {
+				b.share = max(b.share, top.share)
+				return b
+			}
+		}
+	}
 	if top.share >= likelyShare+0.1 || len(top.borrows) == 0 {
 		return top
 	}
@@ -926,7 +940,7 @@ func (w *weighing) blame(v *Verdict, top *hypothesis) {
 	best := 0
 	for _, list := range [][]Clue{top.clues, borrowed(top)} {
 		for _, c := range list {
-			if c.Refuser != "" && !c.Against && strength[c.Source] > best && (!slices.Contains(w.passedOn, c.Refuser) || c.Refuser == w.who.Product) && c.ID != SilentLog {
+			if c.Refuser != "" && !c.Against && !takesOff(c) && strength[c.Source] > best && (!slices.Contains(w.passedOn, c.Refuser) || c.Refuser == w.who.Product || top.cause.ID == "cdn-cached-refusal") && c.ID != SilentLog {
 				if best == 0 || strength[c.Source] >= strength[FromFiles] {
 					v.Refuser.Product, v.Refuser.Hop = c.Refuser, c.Hop
 				}

@@ -98,6 +98,7 @@ func escape(s string) int {
 
 // productNames are the products as people write them, where that is not the id.
 var productNames = map[string]string{
+	"python": "a Python program", "node": "a Node.js program", "java": "a Java program", "ruby": "a Ruby program", "php": "a PHP program", "dotnet": "a .NET program",
 	"apache-httpd": "Apache httpd", "haproxy": "HAProxy", "envoy": "Envoy", "kong": "Kong", "apisix": "APISIX", "tyk": "Tyk", "traefik": "Traefik",
 	"caddy": "Caddy", "iis": "IIS", "http-sys": "HTTP.sys", "tomcat": "Tomcat", "jetty": "Jetty", "litespeed": "LiteSpeed", "django": "Django",
 	"django-rest-framework": "Django REST framework", "flask": "Flask", "flask-wtf": "Flask-WTF", "fastapi": "FastAPI", "rails": "Rails",

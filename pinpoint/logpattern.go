@@ -59,6 +59,10 @@ var logs = sync.OnceValue(func() *logKnowledge {
 
 var weights = map[string]float64{"": Certain, "certain": Certain, "strong": Strong, "fair": Fair, "hint": Hint}
 
+// ApplicationLog is the id of a clue that says: the log of a program that answers by itself has the request with the status
+// that the client saw.
+const ApplicationLog = "application-log"
+
 // SilentLog is the id of a clue that says: the error log of Refuser was read for the time of the request and has
 // no line of it. It has Source FromLog and no Cause; Conclude holds it against Cause.Silent.
 const SilentLog = "log-silent"
@@ -68,7 +72,7 @@ const searchedLine = 16 << 10
 
 // MatchLog holds one line of a log against the patterns of a product, or of all products for "" and for a
 // product that has none of its own. Of each product the first pattern that matches takes the line. Lines of
-// ModSecurity and Coraza are known in the logs of web servers as well. Lines that warn only
+// ModSecurity, Coraza and PHP are known in the logs of web servers as well. Lines that warn only
 // (DetectionOnly, or a rule that adds to a score) come as hints, never as proof of a block.
 //
 // It serves error logs and the lines of access logs that speak for themselves (HAProxy, Envoy, IIS);
@@ -86,7 +90,7 @@ func MatchLog(product, line string) []Clue {
 	if slices.Contains(products, product) {
 		products = []string{product}
 		if product == "nginx" || product == "apache-httpd" || product == "iis" || product == "caddy" || product == "modsecurity" || product == "coraza" {
-			for _, p := range []string{"modsecurity", "coraza"} {
+			for _, p := range []string{"modsecurity", "coraza", "php-fpm"} {
 				if p != product {
 					products = append(products, p)
 				}

@@ -347,11 +347,21 @@ func (r *reading) keys() {
 			if m := keyField.FindStringSubmatch(text); m != nil {
 				wanted = m[1] + m[2]
 				if slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, wanted) }) {
+					r.add(Clue{Source: FromAnswer, Cause: "auth-header-stripped", Weight: Strong, Quote: quote,
+						Says: "The server found no API key in " + shown(wanted) + ", and the request carries it there: something on the way takes it off."}, "field", wanted)
 					break
 				}
 				says += " It names " + shown(wanted) + "."
 			}
-			r.add(Clue{Source: FromAnswer, Cause: "api-key-wrong-location", Weight: Strong, Quote: quote, Says: says}, "header", names[0], "wanted", wanted)
+			weight := Strong
+			if strings.Contains(names[0], "_") && !strings.Contains(names[0], " ") && wanted == "" {
+				// https://nginx.org/en/docs/http/ngx_http_core_module.html#underscores_in_headers
+				weight = Fair
+				r.add(Clue{Source: FromAnswer, Cause: "auth-header-stripped", Weight: Strong, Quote: quote,
+					Says: "The server found no API key, and the request carries one in " + shown(names[0]) + ": nginx and others drop fields with an underscore in their name.",
+					Fix:  []string{"Send the key in a field with hyphens in its name, or let the proxy take underscores: underscores_in_headers on; in the default server of nginx."}}, "field", names[0])
+			}
+			r.add(Clue{Source: FromAnswer, Cause: "api-key-wrong-location", Weight: weight, Quote: quote, Says: says}, "header", names[0], "wanted", wanted)
 		} else if r.jar {
 			r.add(Clue{Source: FromAnswer, Cause: "api-key-missing", Weight: Certain, Quote: quote, Says: "The server found no API key, and the request carries none."})
 		}

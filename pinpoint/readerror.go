@@ -108,8 +108,8 @@ var whygateCauses = map[string]string{
 	"request.plain-http-on-tls": "plain-http-on-tls-port", "request.uri-too-long": "uri-too-long", "request.version": "http-version-refused", "roles.insufficient": "role-insufficient",
 	"rule.denied": "abac-policy-denied", "schema.malformed": "body-malformed", "schema.media-type": "content-type-unsupported", "schema.": "schema-violation", "schema.too-large": "body-too-large",
 	"scopes.insufficient": "scope-insufficient", "size.body": "body-too-large", "size.header": "header-too-large", "size.uri": "uri-too-long",
-	"subscription.pending": "subscription-not-approved", "subscription.missing": "subscription-not-approved", "subscription.rejected": "subscription-not-approved", "subscription.expired": "api-key-expired",
-	"subscription.suspended": "api-key-revoked", "waf.blocked": "waf-crs-anomaly", "waf.body-unreadable": "waf-body-parse-error", "waf.response": "waf-response-blocked",
+	"subscription.pending": "subscription-not-approved", "subscription.missing": "subscription-not-approved", "subscription.rejected": "subscription-not-approved", "subscription.expired": "subscription-not-approved",
+	"subscription.suspended": "subscription-not-approved", "waf.blocked": "waf-crs-anomaly", "waf.body-unreadable": "waf-body-parse-error", "waf.response": "waf-response-blocked",
 }
 
 // errors reads the bodies of refusals: problem details (RFC 9457), GraphQL, gRPC, validation reports, and

@@ -138,6 +138,11 @@ func (r *reading) files(server string) {
 		r.say(FromRequest, "waf-extension-policy", Hint, fmt.Sprintf("Rules often refuse the ending %s.", shown(m)), "path", r.path, "extension", m)
 	}
 	last := path[strings.LastIndexByte(path, '/')+1:]
+	if e := strings.ToLower(last[strings.LastIndexByte(last, '.')+1:]); r.refused() && (e == "php" || e == "phar") && strings.TrimSpace(string(r.page[:min(len(r.page), 40)])) == "Access denied." {
+		// php-src, sapi/fpm/fpm/fpm_main.c: the same words where the script may not be opened.
+		r.add(Clue{Source: FromAnswer, Cause: "fs-file-unreadable", Refuser: "php-fpm", Weight: Fair, Says: "PHP says so of a script that it may not open; that it runs files of this ending is the default."}, names...)
+		r.add(Clue{Source: FromAnswer, Cause: "php-fpm-limit-extensions", Against: true, Weight: Strong, Says: "The path ends in ." + e + ", which PHP-FPM runs by default."}, names...)
+	}
 	if strings.Contains(server, "apache") && (strings.HasPrefix(last, ".ht") || strings.Contains(path, "/.git/")) {
 		r.say(FromRequest, "apache-files-protected", Fair, "Apache refuses names that begin with .ht by default, and repositories usually are refused too.", names...)
 	}

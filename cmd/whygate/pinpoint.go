@@ -34,6 +34,7 @@ type pinpointFlags struct {
 	item                                                string
 	allowFiles, unsafeGET, swap                         []string
 	onServer, plan, offline, bisect, probe, sideEffects bool
+	serverConfig                                        []string
 	noProbeHeader, asJSON, quiet                        bool
 	html, share                                         string
 	requests, strikes, status                           int
@@ -60,14 +61,17 @@ nothing. Secrets are replaced as they are read; they go to the named server and
 nowhere else.
 
 With --on-server this machine is the server: its configurations, logs and
-permissions are read, and nothing is changed.
+permissions are read, and nothing is changed. With --server-config a
+configuration is evaluated that you hand in: of nginx, Apache httpd, HAProxy,
+lighttpd, Caddy or IIS, also one that was copied from another machine.
 
 The exit code is the outcome: 0 proved, 4 likely, 5 unknown, 6 not reproduced,
 7 input incomplete, 8 refused by the rules of safety (whygate exit-codes).`,
 		Example: `  whygate pinpoint https://shop.test/orders -H 'Authorization: Bearer …'
   whygate pinpoint --curl "$(pbpaste)" --plan
   whygate pinpoint --har session.har --html report.html
-  whygate pinpoint http://shop.test/private/a.html --on-server`,
+  whygate pinpoint http://shop.test/private/a.html --on-server
+  whygate pinpoint --raw refused.txt --offline --server-config web.config`,
 		DisableFlagParsing: true,
 	}
 	fs := c.Flags()
@@ -84,6 +88,7 @@ The exit code is the outcome: 0 proved, 4 likely, 5 unknown, 6 not reproduced,
 	fs.StringSliceVar(&f.allowFiles, "allow-file", nil, "a file that the input may read with @")
 	fs.StringArrayVar(&f.swap, "swap", nil, "a header field of another identity to try: 'Authorization: Bearer …'")
 	fs.BoolVar(&f.onServer, "on-server", false, "this machine is the server: read its configurations, logs and permissions")
+	fs.StringArrayVar(&f.serverConfig, "server-config", nil, "a configuration of the server, from this or another machine: web.config, nginx=FILE; several from the client on")
 	fs.StringVar(&f.root, "root", "", "where the server's files are mounted, with --on-server")
 	fs.BoolVar(&f.plan, "plan", false, "show what would be sent and why; send nothing")
 	fs.BoolVar(&f.offline, "offline", false, "send nothing")
@@ -219,6 +224,9 @@ func (a *app) pinpoint(ctx context.Context, f *pinpointFlags, rest []string) err
 			Probe: f.probe || f.bisect || f.sideEffects, SideEffects: f.sideEffects, Requests: f.requests, Strikes: f.strikes,
 			MaxWait: f.maxWait, UnsafeGET: f.unsafeGET, NoProbeHeader: f.noProbeHeader, Name: f.name, From: f.from, Origin: f.origin,
 		},
+	}
+	if o.Given, err = diagnose.ParseGiven(f.serverConfig); err != nil {
+		return usage("--server-config: %v", err)
 	}
 	if f.onServer {
 		o.Machine = &machine.Machine{Root: f.root}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -31,7 +32,11 @@ func (a *app) whygateRecord(o *diagnose.Options, r *record) func(context.Context
 			return nil
 		}
 		r.id = id.String()
-		if r.told = a.recordHere(ctx, answer, r.id, code); r.told == nil && !o.Offline && !o.Plan {
+		var asked *pinpoint.Request
+		if x := c.Exchange(); x != nil {
+			asked = x.Request
+		}
+		if r.told = a.recordHere(ctx, asked, answer, r.id, code); r.told == nil && !o.Offline && !o.Plan {
 			r.told = recordThere(ctx, c, answer, o, r, code)
 		}
 		if r.told == nil {
@@ -41,13 +46,38 @@ func (a *app) whygateRecord(o *diagnose.Options, r *record) func(context.Context
 	}
 }
 
-// recordHere is the record of the node on this machine. An answer may carry the id of a call that was another one.
-func (a *app) recordHere(ctx context.Context, answer *pinpoint.Answer, id, code string) *reason.Told {
+// recordHere is the record of the node on this machine. An answer may carry the id of a call that was another one: it was
+// kept by a cache, or written into another page.
+func (a *app) recordHere(ctx context.Context, asked *pinpoint.Request, answer *pinpoint.Answer, id, code string) *reason.Told {
 	call, err := a.findCall(ctx, id)
-	if err != nil || call.Told == nil || call.Told.Code != code || call.Status != answer.Status {
+	if err != nil || call.Told == nil || call.Told.Code != code || call.Status != answer.Status || !sameCall(asked, call.Method, call.Path) {
 		return nil
 	}
 	return call.Told
+}
+
+// sameCall says that a record may be that of a request. Methods agree, unless a hop between rewrote one, which is rare; of
+// paths, which hops do rewrite, the last segment has to agree, where both have one that is not a secret.
+func sameCall(asked *pinpoint.Request, method, path string) bool {
+	if asked == nil {
+		return true
+	}
+	if method != "" && asked.Method != "" && method != asked.Method {
+		return false
+	}
+	u, err := asked.Parsed()
+	if err != nil || path == "" || len(path) >= 1000 { // records cut long paths
+		return true
+	}
+	last := func(p string) string {
+		p = strings.TrimRight(p, "/")
+		return p[strings.LastIndexByte(p, '/')+1:]
+	}
+	if escaped, err := url.Parse(path); err == nil {
+		path = escaped.Path
+	}
+	was, is := last(path), last(u.Path)
+	return was == "" || is == "" || was == is || strings.Contains(was+is, "‹") || strings.Contains(was+is, "…") || strings.Contains(was+is, "***")
 }
 
 // framing are fields that describe a body, or what is done with an answer. The request for the record has no body.
@@ -91,7 +121,7 @@ func recordThere(ctx context.Context, c *pinpoint.Case, refused *pinpoint.Answer
 		r.strikes++
 	}
 	var l gateway.Lookup
-	if answer.Status != 200 || json.Unmarshal(answer.Body, &l) != nil || l.Call != r.id || l.Status != refused.Status || l.Told == nil || l.Told.Code != code {
+	if answer.Status != 200 || json.Unmarshal(answer.Body, &l) != nil || l.Call != r.id || l.Status != refused.Status || l.Told == nil || l.Told.Code != code || !sameCall(x.Request, l.Method, l.Path) {
 		return nil
 	}
 	return l.Told

@@ -546,6 +546,20 @@ func (r *request) authzClue(cause, says string) pinpoint.Clue {
 // would have passed.
 func (r *request) lost(passes func(*request) bool, main pinpoint.Clue) *pinpoint.Clue {
 	given := r.header.Values("X-Forwarded-For")
+	if direct := r.in.Client.Unmap(); r.remoteUsed && direct.IsValid() && direct != r.client {
+		o := *r
+		o.client, o.leaves, o.env = direct, nil, nil
+		o.environment(r.scope)
+		if !passes(&o) {
+			return nil
+		}
+		c := r.derived(main, "xff-untrusted-chain", pinpoint.Certain)
+		c.Says = "mod_remoteip took " + r.client.String() + " from the field of the request, and “" + main.Quote + "” at " + placeText(main.At) + " refuses it; the connection comes from " + direct.String() + ", which it would let in."
+		c.Names["client"], c.Names["proxy"], c.Names["field"] = r.client.String(), direct.String(), "X-Forwarded-For"
+		c.Fix = []string{"Send no X-Forwarded-For where no proxy stands between.",
+			"If " + direct.String() + " is no proxy of yours, take it out of RemoteIPInternalProxy: otherwise callers choose their address."}
+		return &c
+	}
 	if len(given) == 0 || r.srv.set["remoteipheader"] != nil && r.remoteUsed {
 		return nil
 	}

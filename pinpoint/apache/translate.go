@@ -390,14 +390,16 @@ func (r *request) forward() *refusal {
 	}
 	if socket != "" {
 		r.step(pinpoint.Place{}, "the next hop listens on the socket "+socket)
-		r.open(pinpoint.Access{Path: socket, Want: "write", Says: "socket of the next hop"})
 		req.Via.To = "unix:" + socket
-		next.Local = netip.AddrPort{}
+		next.Local, next.Client, next.Socket = netip.AddrPort{}, netip.Addr{}, socket
 	} else {
 		req.Via.To = ""
 	}
 	if scheme == "https" {
 		next.SNI = name
+	}
+	if scheme == "fcgi" {
+		next.Script = p // SCRIPT_FILENAME is the path behind the address
 	}
 	if len(r.out.Next) < 32 {
 		r.out.Next = append(r.out.Next, next)

@@ -275,6 +275,9 @@ func (r *request) directories() *refusal {
 	}
 	r.scope = s
 	r.open(pinpoint.Access{Path: dir, Want: "search", Says: "directory walk"})
+	if r.kind == "file" {
+		r.open(pinpoint.Access{Path: r.filename, Says: "directory walk"}) // stat alone: refusals are logged with this name
+	}
 	return nil
 }
 

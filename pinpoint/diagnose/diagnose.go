@@ -28,6 +28,7 @@ type Options struct {
 	Offline  bool             // nothing is sent
 	Plan     bool             // nothing is sent; what would be is listed
 	Machine  *machine.Machine // not nil: the server is this machine
+	Given    []Given          // configurations that were handed in, from the client on
 	Bisect   bool             // find the part of the request that a firewall dislikes; sends to decoy paths
 	Now      func() time.Time
 	Readers  map[string]machine.Reader // beside those for the servers that are known here
@@ -74,6 +75,12 @@ func Run(ctx context.Context, c *pinpoint.Case, o Options) (Result, error) {
 		if err := d.experiment(); err != nil {
 			return d.out, err
 		}
+		// Nothing could be sent and no answer is known: what the server would do is known all the same.
+		if d.out.Machine == nil && !d.unanswered() {
+			if err := d.look(); err != nil {
+				return d.out, err
+			}
+		}
 		if o.Bisect {
 			if err := d.bisect(); err != nil {
 				return d.out, err
@@ -95,6 +102,7 @@ type diagnosis struct {
 	problems []func() []pinpoint.Step // what the readers of configurations could not read
 	recorded bool                     // the server has told why
 	failed   error                    // while reading within the experiments
+	wasGiven bool                     // the configurations that were handed in are evaluated
 	out      Result
 }
 
@@ -129,6 +137,7 @@ func (d *diagnosis) read() {
 
 // look reads this machine, where it is the server's.
 func (d *diagnosis) look() error {
+	d.given()
 	if d.o.Machine == nil {
 		return nil
 	}
@@ -276,10 +285,15 @@ func (d *diagnosis) experiment() error {
 	return err
 }
 
+// unanswered says that the request was sent and nobody answered.
+func (d *diagnosis) unanswered() bool {
+	return d.result != nil && d.result.Baseline == replay.Unreachable
+}
+
 // contents are the experiments that change what a firewall reads, and the collections that its rules name it by.
 var contents = map[string][]string{
 	"query-drop": {"ARGS", "QUERY_STRING", "REQUEST_URI"}, "query-one": {"ARGS", "QUERY_STRING", "REQUEST_URI"},
-	"body-benign": {"ARGS", "REQUEST_BODY", "FILES", "XML", "JSON"}, "cookie-one": {"REQUEST_COOKIES"},
+	"body-benign": {"ARGS", "REQUEST_BODY", "FILES", "XML", "JSON"}, "cookie-one": {"REQUEST_COOKIES"}, "cookie-drop": {"REQUEST_COOKIES"},
 }
 
 // predict asks the rules that are built in whether they dislike a content that flips the answer: if nothing there is
@@ -302,6 +316,11 @@ func (d *diagnosis) predict() {
 		return
 	}
 	r := d.result.Request.Clone()
+	// The rules that are built in read the secrets too; what they say names places, never values.
+	r.URL, r.Body = d.c.Vault.Reveal(r.URL), []byte(d.c.Vault.Reveal(string(r.Body)))
+	for i := range r.Header {
+		r.Header[i].Value = d.c.Vault.Reveal(r.Header[i].Value)
+	}
 	if u, err := r.Parsed(); err == nil && net.ParseIP(u.Hostname()) != nil {
 		r.Header = r.Header.With("Host", "www.example") // a numeric host scores by itself
 	}
@@ -394,7 +413,7 @@ func (s markedSender) Send(ctx context.Context, r *pinpoint.Request) (*pinpoint.
 
 // unreachable says why no answer came, "" if one did.
 func (d *diagnosis) unreachable() string {
-	if d.result == nil || d.result.Baseline != replay.Unreachable {
+	if !d.unanswered() {
 		return ""
 	}
 	for _, a := range d.result.Answers {

@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"net/netip"
 	"path"
 	"strings"
 
@@ -38,7 +39,9 @@ func (d *diagnosis) readLighttpd(m *machine.Machine, p *machine.Process) (machin
 // with; else it reads that file.
 func (d *diagnosis) readCaddy(m *machine.Machine, p *machine.Process) (machine.Decider, error) {
 	env := servers.Env{Vault: d.c.Vault}
-	if m.Root == "" && !p.Container {
+	// Another Caddy of this machine may hold the port of the API.
+	holder, _ := m.Listening(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 2019))
+	if m.Root == "" && !p.Container && holder != nil && holder.PID == p.PID {
 		if c, err := servers.RunningCaddy(d.ctx, "", env); err == nil {
 			return c, nil
 		}

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"regexp"
@@ -71,13 +72,15 @@ func (w *walker) application(h *Hop) {
 	q := w.query
 	if h.Arrival.Request != nil && h.N > 1 {
 		q = w.behind(q, h.Arrival)
-		q.Client = h.Arrival.Local.Addr() // the server before is the client, whoever that was
+		q.Host = bare(h.Arrival.Request.Host()) // frameworks log the name that they refuse, and little else
+		q.Client = h.Arrival.Local.Addr()       // the server before is the client, whoever that was
 		if !q.Client.IsLoopback() {
 			q.Client = h.Arrival.Client
 		}
 	}
 	h.Logs = w.Search(w.ctx, logs, q, w.readers.Reading)
 	var clues []pinpoint.Clue
+	wrote := false
 	for _, l := range h.Logs {
 		w.report.Trail = append(w.report.Trail, pinpoint.Step{Says: fmt.Sprintf("hop %d: %s", h.N, l.Says), At: pinpoint.Place{File: l.Path}})
 		for _, line := range l.Lines {
@@ -90,9 +93,29 @@ func (w *walker) application(h *Hop) {
 			if c, ok := w.verifier(h, line); ok {
 				clues = append(clues, c)
 			}
+			if g := answered.FindStringSubmatch(line.raw); g != nil && !wrote && h.Arrival.Why == "" && g[1] == strconv.Itoa(w.status) && w.status >= 400 && line.By != "like" && line.By != "client" {
+				wrote = true
+				clues = append(clues, pinpoint.Clue{Source: pinpoint.FromLog, ID: pinpoint.ApplicationLog, Refuser: h.Product, Hop: h.N, Weight: pinpoint.Strong, Quote: line.Text, At: pinpoint.Place{File: l.Path},
+					Says: fmt.Sprintf("the log of %s at %s has the request with %d: the refusal was written there, or behind it", pinpoint.ProductName(h.Product), h.At, w.status)})
+				clues = append(clues, w.handedOn(h)...)
+			}
 		}
 	}
 	w.report.Clues = append(w.report.Clues, clues[:min(len(clues), 64)]...)
+}
+
+// handedOn clears the servers before a hop that has the refusal in its own log: a request that one of them had
+// refused would not have come there.
+func (w *walker) handedOn(h *Hop) (clues []pinpoint.Clue) {
+	for _, o := range w.report.Hops {
+		product := cmp.Or(o.Decision.Product, o.Product)
+		if o.N >= h.N || o.Why != "" || product == "" || product == h.Product {
+			continue
+		}
+		clues = append(clues, pinpoint.Clue{Source: pinpoint.FromLog, ID: "later-hop-log", Against: true, Refuser: product, Hop: o.N, Weight: pinpoint.Certain, Names: map[string]string{"behind": h.Product},
+			Says: fmt.Sprintf("%s handed on the answer of %s at %s, whose log has the request with the same status", pinpoint.ProductName(product), pinpoint.ProductName(h.Product), h.At)})
+	}
+	return clues
 }
 
 // verifier reads from the log of a server that another one asked (auth_request) that it said no.

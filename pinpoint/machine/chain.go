@@ -132,8 +132,12 @@ func (w *walker) start(x *pinpoint.Exchange) error {
 		arrival.At = cmp.Or(w.readers.Now, time.Now())
 	}
 	if !arrival.Client.IsValid() && at.Addr().IsLoopback() {
-		// Only this machine itself can call a loopback address.
+		// Only this machine itself can call a loopback address; the route to 127.0.0.0/8 has the source 127.0.0.1.
 		arrival.Client = at.Addr()
+		if at.Addr().Is4() {
+			arrival.Client = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		w.query.Client = arrival.Client
 	}
 	if !arrival.Client.IsValid() {
 		arrival.Client = w.clientOf(arrival)
@@ -350,6 +354,7 @@ func (w *walker) hop(a pinpoint.Arrival, n, depth int) {
 		w.say(n, "to decide, the server before asks %s at %s", name, where)
 	}
 	w.say(n, "%s (pid %d) listens on %s; its worker runs as %s", name, h.Process.PID, where, worker.Name)
+	w.renamed(&h)
 	if h.Process.Product == "docker-proxy" || h.Process.Container {
 		w.gap("container", "%s serves a container. Run the same inside it, where its configuration and its files are.", name)
 	}
@@ -387,6 +392,41 @@ func (w *walker) hop(a pinpoint.Arrival, n, depth int) {
 		}
 		w.hop(next, n+1, depth+1)
 	}
+}
+
+// renamed notes that a server before asks by another name than the client did: what the client may not be refused for,
+// this server may. It counts when something else says that a name was refused.
+func (w *walker) renamed(h *Hop) {
+	x := w.c.Exchange()
+	if h.N < 2 || h.Arrival.Why != "" || h.Arrival.Request == nil || h.Arrival.Script != "" || x == nil || x.Request == nil {
+		return
+	}
+	bare := func(host string) string {
+		if u, err := url.Parse("http://" + host); err == nil && u.Hostname() != "" {
+			return strings.ToLower(u.Hostname())
+		}
+		return strings.ToLower(host)
+	}
+	was, is := x.Request.Host(), h.Arrival.Request.Host()
+	if was == "" || is == "" || bare(was) == bare(is) {
+		return
+	}
+	fix := fmt.Sprintf("Let the server before pass the name on: %s is asked for %s, the client asked for %s.", cmp.Or(h.Product, h.Process.Comm), show(is), show(was))
+	for _, o := range slices.Backward(w.report.Hops) {
+		if o.N != h.N-1 || o.Why != "" {
+			continue
+		}
+		switch o.Decision.Product {
+		case "nginx":
+			fix = "Add `proxy_set_header Host $host;` to the location of nginx that hands the request on, and reload nginx. " + fix
+		case "apache-httpd":
+			fix = "Add `ProxyPreserveHost On` to the VirtualHost that hands the request on, and reload Apache httpd. " + fix
+		}
+		break
+	}
+	w.say(h.N, "it is asked for %s, and the client asked for %s", show(is), show(was))
+	w.report.Clues = append(w.report.Clues, pinpoint.Clue{Source: pinpoint.FromConfig, ID: "forwarded-host", Cause: "host-not-allowed", Hop: h.N, Weight: pinpoint.Hint / 2,
+		Says: fmt.Sprintf("the server before asks for %s, and the client asked for %s", show(is), show(was)), Names: map[string]string{"host": is}, Fix: []string{fix}})
 }
 
 // opens is who opens files: the child of the user that the configuration names, if one runs; else, where
@@ -597,7 +637,7 @@ func nearest(walk []Component) string {
 // configuration or the files gave.
 func (w *walker) heard(h *Hop, before []pinpoint.Clue) (clues []pinpoint.Clue) {
 	errorLogs, silent := 0, 0
-	arrived := false
+	arrived, cleared := false, false
 	var threshold string
 	for _, l := range h.Logs {
 		w.report.Trail = append(w.report.Trail, pinpoint.Step{Says: fmt.Sprintf("hop %d: %s", h.N, l.Says), At: l.At})
@@ -606,6 +646,10 @@ func (w *walker) heard(h *Hop, before []pinpoint.Clue) (clues []pinpoint.Clue) {
 			clues = append(clues, line.Clues...)
 			if c, ok := passed(h, line); ok {
 				clues = append(clues, c)
+			}
+			if l.Kind == "access" && !cleared && h.N > 1 && h.Arrival.Why == "" && line.Entry != nil && line.Entry.Status == w.status && w.status >= 400 && line.By != "like" && line.By != "client" {
+				cleared = true
+				clues = append(clues, w.handedOn(h)...)
 			}
 		}
 		switch {
@@ -663,7 +707,7 @@ func (w *walker) heard(h *Hop, before []pinpoint.Clue) (clues []pinpoint.Clue) {
 func (w *walker) refine(h *Hop, clues []pinpoint.Clue) {
 	for i := range clues {
 		c := &clues[i]
-		if c.Source != pinpoint.FromLog || c.Against || !slices.Contains([]string{"fs-file-unreadable", "fs-dir-no-search", "apache-htaccess-unreadable", "nginx-try-files-masks-permission"}, c.Cause) {
+		if c.Source != pinpoint.FromLog || c.Against || !slices.Contains([]string{"fs-file-unreadable", "fs-dir-no-search", "apache-htaccess-unreadable", "nginx-try-files-masks-permission", "fs-symlink-denied"}, c.Cause) {
 			continue
 		}
 		name := cmp.Or(c.Names["path"], c.Names["file"])
@@ -679,6 +723,9 @@ func (w *walker) refine(h *Hop, clues []pinpoint.Clue) {
 			continue
 		}
 		f := found[len(found)-1]
+		if c.Cause == "fs-symlink-denied" && f.Cause == c.Cause {
+			continue
+		}
 		if c.Cause == "apache-htaccess-unreadable" && !last.dir() {
 			c.Fix = f.Fix
 			continue

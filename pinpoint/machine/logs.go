@@ -344,6 +344,8 @@ var (
 	connection    = regexp.MustCompile(`^\S+ \S+ \[\w+\] (\d+#\d+: \*\d+) `)
 	apacheClient  = regexp.MustCompile(`\[(?:client|remote) ([^\]\s]+)\]`)
 	nginxClient   = regexp.MustCompile(`, client: ([^,\s]+)`)
+	auditedURI    = regexp.MustCompile(`\[uri "([^"]{1,1000})"\]`)
+	apacheFile    = regexp.MustCompile(`AH\d{5}: (?:[^/]{0,200}: )?(/[^,\s]+)(?:, referer: \S+| pcfg_openfile.*)?$`)
 	uniqueID      = regexp.MustCompile(`\[unique_id "([\w@.:+/=-]{8,128})"\]`)
 )
 
@@ -424,6 +426,16 @@ func (s *search) ties(line string, at time.Time) (by string, entry *pinpoint.Log
 			return "object", nil
 		}
 	}
+	if g := auditedURI.FindStringSubmatch(line); g != nil && q.Path != "" {
+		// ModSecurity names the path that was asked for in every line.
+		if !q.same("", g[1]) {
+			return "", nil
+		}
+		if g := apacheClient.FindStringSubmatch(line); g != nil && q.Client.IsValid() && !q.hasClient(g[1]) {
+			return "like", nil
+		}
+		return "request", nil
+	}
 	client := ""
 	if g := nginxClient.FindStringSubmatch(line); g != nil {
 		client = g[1]
@@ -436,6 +448,9 @@ func (s *search) ties(line string, at time.Time) (by string, entry *pinpoint.Log
 		case q.Client.IsValid() && a != q.Client:
 			return "", nil
 		case q.Client.IsValid() && (q.Port == 0 || port == 0 || port == q.Port):
+			if q.otherFile(line) {
+				return "", nil // the same client asked for something else
+			}
 			return "client", nil
 		case q.Client.IsValid():
 			return "", nil
@@ -450,7 +465,22 @@ func (s *search) ties(line string, at time.Time) (by string, entry *pinpoint.Log
 	if q.Client.IsValid() && mentions(line, q.Client.String()) {
 		return "client", nil
 	}
+	if q.Host != "" && strings.Contains(q.Host, ".") && mentions(line, bare(q.Host)) {
+		return "client", nil
+	}
 	return "near", nil
+}
+
+// otherFile says that a line of Apache httpd is about a file that this request has nothing to do with.
+func (q *Query) otherFile(line string) bool {
+	g := apacheFile.FindStringSubmatch(line)
+	if g == nil || len(q.Objects) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(q.Objects, func(o string) bool {
+		o = strings.TrimRight(o, "/")
+		return below(g[1], o) || below(o, strings.TrimRight(g[1], "/"))
+	})
 }
 
 // connect takes the lines of the same connection or transaction as one that was found.

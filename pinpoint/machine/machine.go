@@ -169,6 +169,8 @@ func (m *Machine) Glob(pattern string) ([]string, error) {
 	if _, err := path.Match(pattern, ""); err != nil {
 		return nil, err
 	}
+	// path.Clean takes away what asks for a directory.
+	onlyDirs := strings.HasSuffix(pattern, "/") || strings.HasSuffix(pattern, "/.")
 	found := []string{"/"}
 	left := maxEntries
 	parts := strings.Split(strings.Trim(path.Clean(pattern), "/"), "/")
@@ -205,6 +207,16 @@ func (m *Machine) Glob(pattern string) ([]string, error) {
 			}
 		}
 		found = next
+	}
+	if onlyDirs {
+		found = slices.DeleteFunc(found, func(name string) bool {
+			real, err := m.real(name)
+			if err != nil {
+				return true
+			}
+			st, err := os.Stat(real)
+			return err != nil || !st.IsDir()
+		})
 	}
 	return found, nil
 }

@@ -247,3 +247,23 @@ func gzipped(t *testing.T, name, text string) {
 	z.Close()
 	f.Close()
 }
+
+// "/." asks for a directory: a file of that name is none (path_resolution(7)).
+func TestGlobOfDirectories(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "www/empty"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "www/a.html"), []byte("a"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := &Machine{Root: root}
+	for pattern, want := range map[string][]string{
+		"/www/a.html": {"/www/a.html"}, "/www/a.html/.": nil, "/www/a.html/": nil, "/www/empty/.": {"/www/empty"}, "/www/*/.": {"/www/empty"}, "/www/none/.": nil,
+	} {
+		got, err := m.Glob(pattern)
+		if err != nil || !slices.Equal(got, want) && len(got)+len(want) > 0 {
+			t.Errorf("Glob(%q) = %q, %v, want %q", pattern, got, err, want)
+		}
+	}
+}

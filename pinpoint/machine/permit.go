@@ -286,6 +286,18 @@ func (d *door) deny(c *Component, want uint32, class, why string) {
 	default:
 		clue.Says = fmt.Sprintf("%s may not %s the %s: others lack %s", d.who.Name, doing, state, bits(want))
 	}
+	if class == "other" || class == "group" {
+		d.lost(c, want, &clue)
+	}
+	if class != "mask" && d.emptied(c, want) {
+		class = "mask"
+		if why != "write" {
+			clue.Cause = "fs-posix-acl-denied"
+		}
+		clue.Names["acl"] = d.written(c.ACL)
+		clue.Quote = clue.Names["acl"]
+		clue.Says = fmt.Sprintf("%s may not %s the %s: an entry of the access list allows %s, its mask is empty, as a chmod leaves it that takes all rights from the group", d.who.Name, doing, state, bits(want))
+	}
 	if listed := c.ACL != nil && c.perm&0o070 != 0 && class != "owner"; listed && class != "other" {
 		if why != "write" {
 			clue.Cause = "fs-posix-acl-denied"
@@ -303,8 +315,38 @@ func (d *door) deny(c *Component, want uint32, class, why string) {
 		d.add(clue)
 		return
 	}
-	clue.Fix = d.repair(c, want, class)
+	if clue.Fix == nil {
+		clue.Fix = d.repair(c, want, class)
+	}
 	d.add(clue)
+}
+
+// emptied says that an access list would allow it and does not count, since its mask allows nothing: the bits of the
+// group are the mask (acl(5)).
+func (d *door) emptied(c *Component, want uint32) bool {
+	if c.ACL == nil || c.perm&0o070 != 0 || d.who.UID == c.UID {
+		return false
+	}
+	return slices.ContainsFunc(c.ACL, func(e Entry) bool {
+		return (e.Tag == "user" && e.ID == d.who.UID || e.Tag == "group" && d.who.in(e.ID)) && e.Perm&want == want
+	})
+}
+
+// lost says that the account is in the group that may, and the process is not: groups are taken on when a server starts.
+func (d *door) lost(c *Component, want uint32, clue *pinpoint.Clue) {
+	account, err := d.users.identity(d.who.Name)
+	if err != nil || d.who.Process == nil || c.perm>>3&want != want || d.who.in(c.GID) || !account.in(c.GID) {
+		return
+	}
+	var runs []string
+	for _, g := range append([]uint32{d.who.GID}, d.who.Groups...) {
+		if name := d.users.group(g); !slices.Contains(runs, name) && len(runs) < 8 {
+			runs = append(runs, name)
+		}
+	}
+	group := d.users.group(c.GID)
+	clue.Says += fmt.Sprintf("; the account %s is in the group %s, and the process that runs is not (its groups: %s)", d.who.Name, group, strings.Join(runs, ", "))
+	clue.Fix = []string{fmt.Sprintf("Restart the server: a process keeps the groups that its account had when it started. If it still lacks %s, the configuration names another group for its workers.", group)}
 }
 
 // written is an access list as getfacl prints it, in one line.

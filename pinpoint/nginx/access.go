@@ -504,7 +504,10 @@ func (w *walk) basic() (int, []pinpoint.Clue) {
 		c.Fix = []string{"Send the credentials: `curl -u USER …`"}
 		w.step(d.at, "auth_basic finds no credentials")
 		return 401, []pinpoint.Clue{c}
-	case strings.HasPrefix(given, sealedMark):
+	case strings.HasPrefix(given, sealedMark), strings.EqualFold(word, "Basic") && strings.Contains(text, sealedMark):
+		if name := w.expand(file.arg(0)); name.known() && w.withoutFile(file, absolute(name.s, path.Dir(w.c.Conf)), &c) {
+			return 403, []pinpoint.Clue{c}
+		}
 		return w.sealedBasic(d, c)
 	case !strings.EqualFold(word, "Basic"):
 		c.Cause = "auth-scheme-wrong"
@@ -540,12 +543,7 @@ func (w *walk) basic() (int, []pinpoint.Clue) {
 	w.files = append(w.files, pinpoint.Access{Path: list, Want: "read", Says: "auth_basic_user_file", At: file.at})
 	data, err := w.c.files.ReadFile(list)
 	if err != nil {
-		if there, _ := w.exists(list); !there {
-			c.Cause, c.At, c.Quote = "fs-file-unreadable", file.at, file.text()
-			c.Says = fmt.Sprintf("the password file %s does not exist; nginx answers 403 then, whatever the password is", list)
-			c.Fix = []string{fmt.Sprintf("Put the file at its place, or correct the path of auth_basic_user_file in %s", where(file.at))}
-			c.Names["path"] = list
-			w.step(file.at, "the password file does not exist")
+		if w.withoutFile(file, list, &c) {
 			return 403, []pinpoint.Clue{c}
 		}
 		return w.sealedBasic(d, c)
@@ -574,6 +572,19 @@ func (w *walk) basic() (int, []pinpoint.Clue) {
 	c.Fix = []string{fmt.Sprintf("Use another user, or add this one: `htpasswd %s %s`", list, show(user))}
 	w.step(d.at, "auth_basic does not find the user %s", show(user))
 	return 401, []pinpoint.Clue{c}
+}
+
+// withoutFile makes the clue of a password file that does not exist.
+func (w *walk) withoutFile(file *directive, list string, c *pinpoint.Clue) bool {
+	if there, _ := w.exists(list); there {
+		return false
+	}
+	c.Cause, c.At, c.Quote = "fs-file-unreadable", file.at, file.text()
+	c.Says = fmt.Sprintf("the password file %s does not exist; nginx answers 403 then, whatever the password is", list)
+	c.Fix = []string{fmt.Sprintf("Put the file at its place, or correct the path of auth_basic_user_file in %s", where(file.at))}
+	c.Names["path"] = list
+	w.step(file.at, "the password file does not exist")
+	return true
 }
 
 // sealedBasic is a password that cannot be checked here.

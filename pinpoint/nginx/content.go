@@ -534,6 +534,22 @@ func (w *walk) scriptName() (script, info string) {
 	return script, ""
 }
 
+// scriptFile is the file that a FastCGI server is asked to run, "" when that is not known.
+// https://nginx.org/en/docs/http/ngx_http_fastcgi_module.html#fastcgi_param
+func (w *walk) scriptFile() string {
+	name := ""
+	for _, d := range w.loc.find("fastcgi_param") {
+		if d.arg(0) != "SCRIPT_FILENAME" {
+			continue
+		}
+		name = ""
+		if v := w.expand(d.arg(1)); v.known() && strings.HasPrefix(v.s, "/") && len(v.s) <= 4096 {
+			name = v.s
+		}
+	}
+	return name
+}
+
 // escape writes a URI as nginx sends it on (NGX_ESCAPE_URI).
 func escape(s string) string {
 	var b strings.Builder
@@ -628,6 +644,12 @@ func (w *walk) forward(d *directive) int {
 	}
 	next.Request = r
 	next.Local, next.Client = w.reach(to, scheme)
+	if socket, ok := strings.CutPrefix(to, "unix:"); ok {
+		next.Socket, _, _ = strings.Cut(socket, ":")
+	}
+	if kind == "fastcgi" {
+		next.Script = w.scriptFile()
+	}
 	if next.TLS {
 		if w.loc.setting("proxy_ssl_server_name", "off") == "on" {
 			next.SNI = w.proxyHost

@@ -119,7 +119,7 @@ func (w *walk) start() bool {
 				w.step(w.pick.fallback.d.at, "the field %s is dropped: nginx takes no such name unless %s", show(f.Name), map[bool]string{true: "underscores_in_headers is on", false: "ignore_invalid_headers is off"}[strings.Contains(f.Name, "_")])
 				if credential(f.Name) && (w.a.Status == 401 || w.a.Status == 403) {
 					w.possible(w.a.Status, pinpoint.Clue{
-						Cause: "auth-header-stripped", ID: "underscores_in_headers", Weight: pinpoint.Fair, At: w.pick.fallback.d.at,
+						Cause: "auth-header-stripped", ID: "underscores_in_headers", Weight: pinpoint.Strong, At: w.pick.fallback.d.at,
 						Says:  fmt.Sprintf("nginx drops the field %s for the underscore in its name, so the next hop never sees it", show(f.Name)),
 						Names: map[string]string{"field": f.Name, "directive": "underscores_in_headers"},
 						Fix:   []string{fmt.Sprintf("Send %s with hyphens, or set `underscores_in_headers on;` in the default server (%s)", show(f.Name), where(w.pick.fallback.d.at))},

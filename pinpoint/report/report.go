@@ -117,7 +117,7 @@ func GradeText(grade string) string {
 	case "A":
 		return "A, the server says so itself"
 	case "B":
-		return "B, reproducible: one change makes the difference"
+		return "B, an experiment or the evaluated configuration decides it"
 	case "C":
 		return "C, the answer or the request says so"
 	case "D":

@@ -258,6 +258,7 @@ func (s *stage) diagnose(t testing.TB, k *scenario, mode string) result {
 	r.judge(k)
 	if dir := os.Getenv("RIG_REPORTS"); dir != "" {
 		os.WriteFile(filepath.Join(dir, k.name+"."+mode+".json"), b.Bytes(), 0o600)
+		os.WriteFile(filepath.Join(dir, k.name+"."+mode+".error.log"), []byte(s.read("error-apache.log")+s.read("error.log")), 0o600)
 	}
 	return r
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -63,10 +64,25 @@ var programs = []struct {
 	start         func(*stage, string)
 }{
 	{"app.py", "/usr/bin/python3", (*stage).python},
+	{"fpm.conf", "php-fpm8.2", (*stage).php},
 	{"httpd.conf", "apache2", (*stage).apache},
 	{"lighttpd.conf", "lighttpd", (*stage).lighttpd},
 	{"nginx.conf", "nginx", (*stage).nginx},
+	{"Caddyfile", "caddy", (*stage).caddy},
 	{"haproxy.cfg", "haproxy", (*stage).haproxy},
+}
+
+// port is where a server listens: the first one, seen from the client, on {port1}, one behind it on {port2}.
+func (s *stage) port(file string) int {
+	for _, front := range []string{"haproxy.cfg", "nginx.conf", "lighttpd.conf"} {
+		if front == file {
+			break
+		}
+		if s.files[front] != "" {
+			return s.ports[1]
+		}
+	}
+	return s.ports[0]
 }
 
 func find(program string) string {
@@ -134,7 +150,7 @@ func newStage(t testing.TB, name string) *stage {
 		t.Fatal(err)
 	}
 	pairs := []string{"{dir}", s.dir}
-	for i := range 3 {
+	for i := range 4 {
 		s.ports = append(s.ports, freePort(t))
 		pairs = append(pairs, fmt.Sprintf("{port%d}", i+1), strconv.Itoa(s.ports[i]))
 	}
@@ -154,7 +170,8 @@ func newStage(t testing.TB, name string) *stage {
 	return s
 }
 
-// step prepares something: "chmod 0600 FILE", "mkdir DIR", "certificates".
+// step prepares something: "chmod 0600 FILE", "mkdir DIR", "chown UID GID FILE", "link TARGET NAME", "acl UID rights FILE",
+// "certificates".
 func (s *stage) step(words []string) {
 	if len(words) == 0 || words[0] == "#" {
 		return
@@ -166,6 +183,14 @@ func (s *stage) step(words []string) {
 		err = errors.Join(bad, os.Chmod(filepath.Join(s.dir, words[2]), os.FileMode(mode)))
 	case words[0] == "mkdir" && len(words) == 2:
 		err = os.MkdirAll(filepath.Join(s.dir, words[1]), 0o755)
+	case words[0] == "chown" && len(words) == 4:
+		uid, bad := strconv.Atoi(words[1])
+		gid, bad2 := strconv.Atoi(words[2])
+		err = errors.Join(bad, bad2, os.Lchown(filepath.Join(s.dir, words[3]), uid, gid))
+	case words[0] == "link" && len(words) == 3:
+		err = os.Symlink(words[1], filepath.Join(s.dir, words[2]))
+	case words[0] == "acl" && len(words) == 5:
+		err = s.acl(filepath.Join(s.dir, words[4]), words[1], words[2], words[3])
 	case words[0] == "large" && len(words) == 2:
 		err = os.WriteFile(filepath.Join(s.dir, words[1]), bytes.Repeat([]byte("a"), 2<<20), 0o644)
 	case words[0] == "certificates":
@@ -176,6 +201,36 @@ func (s *stage) step(words []string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// acl gives a file an access control list: rights of one more user, and the mask (acl(5); the bytes are those of the
+// attribute system.posix_acl_access: version 2, then tag, rights and id of each entry).
+func (s *stage) acl(name, uid, rights, mask string) error {
+	id, bad := strconv.ParseUint(uid, 10, 32)
+	if bad != nil {
+		return bad
+	}
+	bits := func(text string) (n uint16) {
+		for _, c := range text {
+			n |= map[rune]uint16{'r': 4, 'w': 2, 'x': 1}[c]
+		}
+		return n
+	}
+	const nobody = 0xffffffff
+	value := binary.LittleEndian.AppendUint32(nil, 2)
+	for _, e := range []struct {
+		tag, rights uint16
+		id          uint32
+	}{{0x01, 6, nobody}, {0x02, bits(rights), uint32(id)}, {0x04, 0, nobody}, {0x10, bits(mask), nobody}, {0x20, 0, nobody}} {
+		value = binary.LittleEndian.AppendUint16(value, e.tag)
+		value = binary.LittleEndian.AppendUint16(value, e.rights)
+		value = binary.LittleEndian.AppendUint32(value, e.id)
+	}
+	err := syscall.Setxattr(name, "system.posix_acl_access", value, 0)
+	if errors.Is(err, syscall.ENOTSUP) {
+		s.t.Skip("this file system has no access control lists")
+	}
+	return err
 }
 
 func (s *stage) write(name, text string) {
@@ -221,13 +276,18 @@ func freePort(t testing.TB) int {
 // run starts a server and waits until it listens. It ends by its own process id.
 func (s *stage) run(port int, end os.Signal, program string, args ...string) {
 	s.t.Helper()
+	s.runAt("tcp", fmt.Sprintf("127.0.0.1:%d", port), end, program, args...)
+}
+
+func (s *stage) runAt(network, at string, end os.Signal, program string, args ...string) {
+	s.t.Helper()
 	out, err := os.Create(filepath.Join(s.dir, filepath.Base(program)+".out"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, out, out
-	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1")
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", "XDG_DATA_HOME="+s.dir+"/data", "XDG_CONFIG_HOME="+s.dir+"/config")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := cmd.Start(); err != nil {
 		out.Close()
@@ -249,7 +309,7 @@ func (s *stage) run(port int, end os.Signal, program string, args ...string) {
 		}
 	})
 	for range 600 {
-		if c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second); err == nil {
+		if c, err := net.DialTimeout(network, at, time.Second); err == nil {
 			c.Close()
 			return
 		}
@@ -278,8 +338,12 @@ func (s *stage) python(program string) {
 }
 
 func (s *stage) nginx(program string) {
-	port := s.ports[0]
-	s.write("nginx.conf", `user www-data; daemon off; worker_processes 1; pid `+s.dir+`/nginx.pid; error_log `+s.dir+`/error.log;
+	port := s.port("nginx.conf")
+	user := "www-data"
+	if u := s.files["user"]; u != "" {
+		user = strings.TrimSpace(u)
+	}
+	s.write("nginx.conf", `user `+user+`; daemon off; worker_processes 1; pid `+s.dir+`/nginx.pid; error_log `+s.dir+`/error.log;
 events { worker_connections 256; }
 http {
 	access_log `+s.dir+`/access.log;
@@ -293,7 +357,20 @@ func (s *stage) haproxy(program string) {
 }
 
 func (s *stage) lighttpd(program string) {
-	s.run(s.ports[0], os.Interrupt, program, "-D", "-f", filepath.Join(s.dir, "lighttpd.conf"))
+	s.run(s.port("lighttpd.conf"), os.Interrupt, program, "-D", "-f", filepath.Join(s.dir, "lighttpd.conf"))
+}
+
+func (s *stage) caddy(program string) {
+	s.run(s.port("Caddyfile"), os.Interrupt, program, "run", "--config", filepath.Join(s.dir, "Caddyfile"), "--adapter", "caddyfile")
+}
+
+// php starts php-fpm; the pool listens on {dir}/fpm.sock or on {port4}.
+func (s *stage) php(program string) {
+	network, at := "unix", filepath.Join(s.dir, "fpm.sock")
+	if !strings.Contains(s.files["fpm.conf"], "fpm.sock") {
+		network, at = "tcp", fmt.Sprintf("127.0.0.1:%d", s.ports[3])
+	}
+	s.runAt(network, at, os.Interrupt, program, "-F", "-y", filepath.Join(s.dir, "fpm.conf"))
 }
 
 const modules = "/usr/lib/apache2/modules"
@@ -302,7 +379,7 @@ const modules = "/usr/lib/apache2/modules"
 func loads() string {
 	var b strings.Builder
 	for _, m := range []string{"mpm_event", "authn_core", "authn_file", "authz_core", "authz_host", "authz_user", "auth_basic", "access_compat", "alias", "dir", "autoindex", "mime", "env",
-		"setenvif", "rewrite", "headers", "proxy", "proxy_http"} {
+		"setenvif", "rewrite", "headers", "proxy", "proxy_http", "proxy_fcgi", "remoteip"} {
 		fmt.Fprintf(&b, "LoadModule %s_module %s/mod_%s.so\n", m, modules, m)
 	}
 	return b.String()
@@ -316,10 +393,7 @@ Include /usr/share/modsecurity-crs/owasp-crs.load
 `
 
 func (s *stage) apache(program string) {
-	port := s.ports[0]
-	if s.files["nginx.conf"] != "" {
-		port = s.ports[1]
-	}
+	port := s.port("httpd.conf")
 	if strings.Contains(s.files["httpd.conf"], "{firewall}") || strings.Contains(s.files["httpd.conf"], "security2") {
 		text, err := os.ReadFile("/etc/modsecurity/modsecurity.conf-recommended")
 		if err != nil {
