@@ -21,12 +21,16 @@ func (u *Upstream) resolve() {
 	first := true
 	for {
 		s := &set{}
-		old := map[string]*Target{}
+		type place struct {
+			entry   int
+			address string
+		}
+		old := map[place]*Target{}
 		for _, t := range u.targets.Load().targets {
-			old[t.Host+" "+t.Address] = t
+			old[place{t.entry, t.Address}] = t
 		}
 		var errs []error
-		for _, spec := range u.Spec.Targets {
+		for i, spec := range u.Spec.Targets {
 			scheme, host, port, path, _ := ParseTarget(spec.URL)
 			addrs := known[host]
 			if a, err := netip.ParseAddr(host); err == nil {
@@ -37,9 +41,10 @@ func (u *Upstream) resolve() {
 				errs = append(errs, err)
 			}
 			for _, a := range addrs {
-				t := u.newTarget(spec, scheme, host, port, path, a.String())
-				if o := old[t.Host+" "+t.Address]; o != nil {
-					delete(old, t.Host+" "+t.Address)
+				t := u.newTarget(i, scheme, host, port, path, a.String())
+				at := place{i, t.Address}
+				if o := old[at]; o != nil {
+					delete(old, at)
 					t = o
 				}
 				s.targets = append(s.targets, t)
@@ -63,7 +68,7 @@ func (u *Upstream) resolve() {
 			pause = min(pause, 2*time.Second)
 		}
 		select {
-		case <-u.stop:
+		case <-u.ctx.Done():
 			return
 		case <-time.After(pause):
 		}
@@ -71,7 +76,7 @@ func (u *Upstream) resolve() {
 }
 
 func (u *Upstream) lookup(host string) ([]netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(u.ctx, 5*time.Second)
 	defer cancel()
 	addrs, err := lookup(ctx, host)
 	for i := range addrs {
@@ -87,7 +92,7 @@ func (u *Upstream) lookup(host string) ([]netip.Addr, error) {
 func (u *Upstream) awaitNames() *set {
 	select {
 	case <-u.resolved:
-	case <-u.stop:
+	case <-u.ctx.Done():
 	case <-time.After(time.Duration(u.Spec.Timeouts.Connect)):
 	}
 	return u.targets.Load()
