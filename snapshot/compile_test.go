@@ -120,6 +120,32 @@ func TestUpstreamsPassOver(t *testing.T) {
 	third.Retire(nil)
 }
 
+// TestFilesOfPolicies: a path is relative to the document that it is written in, also where
+// another document inherits the policy.
+func TestFilesOfPolicies(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("node/gateway.yaml", "apiVersion: whygate/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {policies: [{ip-access: {denyFiles: [blocked.txt]}}]}\n")
+	write("node/blocked.txt", "203.0.113.0/24\n")
+	write("apis/up.yaml", upDoc)
+	write("apis/a.yaml", "apiVersion: whygate/v1\nkind: API\nmetadata: {name: a}\nspec: {upstream: up}\n")
+	set, problems := resource.Load(dir)
+	s, more := Compile(set, env(t))
+	if problems = append(problems, more...); problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	s.Retire(nil)
+}
+
 // TestProblems: the wrong documents in testdata say what testdata says, each at its place.
 func TestProblems(t *testing.T) {
 	files, err := filepath.Glob("testdata/problems/*.yaml")
