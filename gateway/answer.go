@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"bytes"
-	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -275,16 +273,9 @@ func (c *call) problem(told reason.Told, status int) []byte {
 		reason.Told
 		Instance string `json:"instance"`
 		Call     string `json:"call"`
-	}{Type: "/.well-known/whygate/reasons/" + told.Code, Told: told, Instance: c.x.Path, Call: c.id.String()}
+	}{Type: wellKnown + "reasons/" + told.Code, Told: told, Instance: c.x.Path, Call: c.id.String()}
 	p.Told.Status = status
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(&p); err != nil {
-		panic("BUG: a problem cannot be written: " + err.Error())
-	}
-	return b.Bytes()
+	return indented(&p)
 }
 
 // wantsHTML says that a person looks at the answer in a browser.

@@ -98,7 +98,7 @@ func (c *call) scheme() string {
 	if c.w.TLS != nil {
 		own = "https"
 	}
-	if c.snap.Trust.Has(c.w.Peer.Addr()) {
+	if c.snap.Trust.Has(c.x.Client.Nearest()) {
 		if p := c.w.Request.Fields.Get(wire.XForwardedProto); p == "http" || p == "https" {
 			return p
 		}

@@ -316,6 +316,13 @@ func TestKeyAuth(t *testing.T) {
 		}
 	}
 
+	// Nor is what stands in Authorization without a scheme, which may well be one.
+	inHeader := b.check("key-auth", `{}`)
+	for line, text := range map[string]string{"Authorization: s3cret-of-mine": "something", "Authorization: s3cret=of more": "something", "Authorization: Basic eDp5": "Basic"} {
+		v := inHeader.Check(b.call("GET /", line))
+		wants(t, v, "key.missing", "Authorization carries "+text+", which is not looked at")
+	}
+
 	o := &wire.Outgoing{Path: "/", Query: "a=b&api_key=" + key + "&c=d", HasQuery: true}
 	o.Fields.Add("X-Api-Key", key)
 	o.Fields.Add("Cookie", "a=b; key="+key)
