@@ -111,11 +111,22 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		now := time.Now()
 		for name, u := range snap.Upstreams {
 			gauge(breakerDesc, flag(u.BreakerOpen()), name)
+			// Targets at one address differ in their paths or in the names they were found by: a metric
+			// has each address once.
+			targets := map[string]targetCounts{}
 			for _, t := range u.Targets() {
-				gauge(targetUpDesc, flag(t.State(now) == "up"), name, t.Address)
-				count(targetCallsDesc, t.Calls.Load(), name, t.Address)
-				count(targetFailDesc, t.Failed.Load(), name, t.Address)
-				gauge(targetBusyDesc, float64(t.InFlight()), name, t.Address)
+				c := targets[t.Address]
+				c.up = c.up || t.State(now) == "up"
+				c.calls += t.Calls.Load()
+				c.failed += t.Failed.Load()
+				c.busy += t.InFlight()
+				targets[t.Address] = c
+			}
+			for address, t := range targets {
+				gauge(targetUpDesc, flag(t.up), name, address)
+				count(targetCallsDesc, t.calls, name, address)
+				count(targetFailDesc, t.failed, name, address)
+				gauge(targetBusyDesc, float64(t.busy), name, address)
 			}
 		}
 	}
@@ -131,6 +142,12 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		gauge(unreadableDesc, float64(len(st.Unreadable)))
 		gauge(journalDesc, float64(st.Bytes))
 	}
+}
+
+// targetCounts are those of all targets at one address.
+type targetCounts struct {
+	up                  bool // one of them
+	calls, failed, busy int64
 }
 
 func flag(b bool) float64 {
