@@ -275,7 +275,7 @@ func (c *wafCheck) run(x *Exchange, body []byte) (*findings, reason.Verdict) {
 	return f, unreadable
 }
 
-// isJSON says that the rules take a body for JSON.
+// wafReadsJSON says that the rules take a body for JSON.
 func wafReadsJSON(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")
 	kind = strings.ToLower(strings.TrimSpace(kind))
@@ -456,7 +456,7 @@ func (f *findings) facts(x *Exchange, threshold reason.Fact) []reason.Fact {
 	return facts
 }
 
-// maxTold is how many places a sentence names.
+// maxRulesTold is how many places a sentence names.
 const maxRulesTold = 4
 
 // placesText names the places for the caller.
