@@ -570,6 +570,25 @@ func TestRewriting(t *testing.T) {
 	if v, _ := o.Fields.Lookup("X-Env"); v != "prod" || len(o.Fields) != 2 {
 		t.Errorf("%v", o.Fields)
 	}
+	// Each field is renamed once, whatever else is renamed, and what is set comes in one order.
+	made, problems = b.compile("headers", `{request: {rename: {A: B, B: C, C: A, D: E}, set: {Z: "1", Y: "2", X: "3"}}}`)
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	for range 50 {
+		o := &wire.Outgoing{}
+		for _, n := range []string{"a", "B", "c", "D"} {
+			o.Fields.Add(n, "was "+n)
+		}
+		made.(RequestEditor).EditRequest(nil, o)
+		got := ""
+		for _, f := range o.Fields {
+			got += f.Name + "=" + f.Value + ";"
+		}
+		if want := "B=was a;C=was B;A=was c;E=was D;X=3;Y=2;Z=1;"; got != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
+	}
 	for _, bad := range []string{`{request: {set: {Host: x}}}`, `{request: {set: {"X Y": x}}}`, `{response: {set: {X-A: "a\r\nb: c"}}}`, `{request: {remove: [Content-Length]}}`} {
 		if _, problems := b.compile("headers", bad); !problems.HasErrors() {
 			t.Errorf("%s compiles", bad)

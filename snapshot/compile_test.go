@@ -120,6 +120,22 @@ func TestUpstreamsPassOver(t *testing.T) {
 	third.Retire(nil)
 }
 
+// TestShares: a share of callers is that, however small; only without one is a policy enforced for all.
+func TestShares(t *testing.T) {
+	for enforce, want := range map[string]uint32{"": 0, "100%": 0, "50%": 1 << 15, "0.001%": 1, "99.9999%": 1<<16 - 1} {
+		s, problems := compile(t, upDoc+"apiVersion: whygate/v1\nkind: API\nmetadata: {name: a}\nspec:\n  upstream: up\n  policies: [{method: {allow: [GET]}, enforce: \""+enforce+"\"}]\n")
+		if problems.HasErrors() {
+			t.Fatal(enforce, problems)
+		}
+		for _, step := range s.Routes[0].Steps {
+			if step.Name == "method" && step.Share != want {
+				t.Errorf("enforce %q: share %d, want %d", enforce, step.Share, want)
+			}
+		}
+		s.Retire(nil)
+	}
+}
+
 // TestFilesOfPolicies: a path is relative to the document that it is written in, also where
 // another document inherits the policy.
 func TestFilesOfPolicies(t *testing.T) {

@@ -183,7 +183,7 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	}
 	if check, ok := made.(policy.Check); ok {
 		route.Steps = append(route.Steps, policy.Step{Check: check, Name: h.name, Kind: h.kind.Name, Phase: h.kind.Phase, Shadow: h.entry.Shadow,
-			Share: uint32(h.entry.Enforce/100*(1<<16)) & 0xffff, Source: policy.SourceOf(node, "")})
+			Share: shareOf(h.entry.Enforce), Source: policy.SourceOf(node, "")})
 	}
 	if h.entry.Shadow { // it watches, and changes nothing
 		return
@@ -197,6 +197,14 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	if f, ok := made.(policy.ContentFilter); ok {
 		route.Filters = append(route.Filters, f)
 	}
+}
+
+// shareOf is a share of callers as a Step has it, of 1<<16: 0 for all of them, and at least 1 for any part.
+func shareOf(p resource.Percent) uint32 {
+	if p <= 0 || p >= 100 {
+		return 0
+	}
+	return max(uint32(p/100*(1<<16)), 1)
 }
 
 // watch is policy.Env.Watch.
