@@ -176,6 +176,9 @@ func (p *WAF) directives(env *Env) []directive {
 	if env.Resolve != nil {
 		name = env.Resolve(name)
 	}
+	if env.Watch != nil {
+		env.Watch(name)
+	}
 	data, err := readUpTo(name, 1<<20)
 	if err != nil {
 		env.Problem("directives", "the path is relative to the document", "the file cannot be read: %v", err)
