@@ -2,7 +2,6 @@ package admin_test
 
 import (
 	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -87,31 +86,6 @@ func TestToken(t *testing.T) {
 				t.Errorf("%s: a 401 without a challenge", r[0])
 			}
 		}
-	}
-}
-
-// Targets at one address, such as two names of one host or two paths, are one target to the metrics.
-func TestMetricsOfTargetsAtOneAddress(t *testing.T) {
-	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
-	docs := strings.Replace(whytest.API(up.URL, "/", ""), "url: \""+up.URL+"\"}", "url: \""+up.URL+"/a\"}, {url: \""+up.URL+"/b\"}", 1)
-	n, s, _ := start(t, docs)
-	for range 4 {
-		n.Call("GET", "/x", "")
-	}
-	w := httptest.NewRecorder()
-	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
-	if want := "whygate_target_tries_total{target=\"" + strings.TrimPrefix(up.URL, "http://") + "\""; w.Code != 200 || !strings.Contains(w.Body.String(), want) || !strings.Contains(w.Body.String(), "} 4\n") {
-		t.Errorf("%d\n%.500s", w.Code, w.Body)
-	}
-}
-
-// A reload that cannot be made says so.
-func TestReloadRefused(t *testing.T) {
-	_, s, ask := start(t, whytest.API("http://127.0.0.1:1", "/", ""))
-	s.Reload = func() (resource.Problems, error) { return nil, errors.New("the node is draining") }
-	var p admin.Problem
-	if code := ask("POST", "/v1/reload", "", &p); code != 503 || p.Detail != "the node is draining" {
-		t.Errorf("%d %+v", code, p)
 	}
 }
 

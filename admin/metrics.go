@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/whygate/whygate/metric"
+	"github.com/whygate/whygate/upstream"
 )
 
 // collector reads the gateway's own counts when it is asked; the path of a call knows nothing
@@ -111,20 +112,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		now := time.Now()
 		for name, u := range snap.Upstreams {
 			gauge(breakerDesc, flag(u.BreakerOpen()), name)
-			// Targets at one address differ in their paths or in the names they were found by: a metric
-			// has each address once.
-			targets := map[string]targetCounts{}
-			for _, t := range u.Targets() {
-				c := targets[t.Address]
-				c.up = c.up || t.State(now) == "up"
-				c.calls += t.Calls.Load()
-				c.failed += t.Failed.Load()
-				c.busy += t.InFlight()
-				targets[t.Address] = c
-			}
-			for address, t := range targets {
+			for address, t := range targets(u, now) {
 				gauge(targetUpDesc, flag(t.up), name, address)
-				count(targetCallsDesc, t.calls, name, address)
+				count(targetCallsDesc, t.tries, name, address)
 				count(targetFailDesc, t.failed, name, address)
 				gauge(targetBusyDesc, float64(t.busy), name, address)
 			}
@@ -144,10 +134,25 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// targetCounts are those of all targets at one address.
-type targetCounts struct {
-	up                  bool // one of them
-	calls, failed, busy int64
+// target is what is counted at one address.
+type target struct {
+	up                  bool
+	tries, failed, busy int64
+}
+
+// targets are those of an upstream by their address. Several can have the same one, with another path or by
+// another name: they are one series, or Prometheus would get none at all.
+func targets(u *upstream.Upstream, now time.Time) map[string]target {
+	list := make(map[string]target)
+	for _, t := range u.Targets() {
+		sum := list[t.Address]
+		sum.up = sum.up || t.State(now) == "up"
+		sum.tries += t.Calls.Load()
+		sum.failed += t.Failed.Load()
+		sum.busy += t.InFlight()
+		list[t.Address] = sum
+	}
+	return list
 }
 
 func flag(b bool) float64 {

@@ -81,7 +81,7 @@ func (e *HeaderEdit) compile(env *Env, field string) headerEdit {
 	for _, n := range sortedNames(e.Set) {
 		check(field+".set."+n, n)
 		if strings.ContainsAny(e.Set[n], "\r\n\x00") {
-			env.Problem(field+".set."+n, "", "a header value cannot hold line breaks")
+			env.Problem(field+".set."+n, "write it on one line", "a header value cannot hold line breaks")
 		}
 		made.set.Add(n, e.Set[n])
 	}
