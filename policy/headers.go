@@ -79,11 +79,12 @@ func (e *HeaderEdit) compile(env *Env, field string) headerEdit {
 		made.rename = append(made.rename, renamedField{from, to, wire.FieldIDOf(to)})
 	}
 	for _, n := range sortedNames(e.Set) {
+		v := e.Set[n]
 		check(field+".set."+n, n)
-		if strings.ContainsAny(e.Set[n], "\r\n\x00") {
+		if strings.ContainsAny(v, "\r\n\x00") {
 			env.Problem(field+".set."+n, "write it on one line", "a header value cannot hold line breaks")
 		}
-		made.set.Add(n, e.Set[n])
+		made.set.Add(n, v)
 	}
 	return made
 }
