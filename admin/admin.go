@@ -35,9 +35,9 @@ type Server struct {
 	Log     *slog.Logger
 	Started time.Time
 	Version string
-	// Reload loads the documents again and says what is wrong with them.
+	// Reload loads the documents again and says what is wrong with them. An error is why it does not.
 	Reload func() (resource.Problems, error)
-	// Revisions tells the last attempt to load documents.
+	// LastReload tells the last attempt to load documents.
 	LastReload func() ReloadStatus
 	// Draining says that the node is leaving.
 	Draining func() bool
@@ -282,7 +282,7 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 	problems, err := s.Reload()
 	if err != nil {
-		problem(w, 500, err.Error(), "")
+		problem(w, 503, err.Error(), "")
 		return
 	}
 	if problems.HasErrors() {

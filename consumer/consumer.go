@@ -257,7 +257,7 @@ func (d *Directory) Counts() (applications, credentials, subscriptions int) {
 	for _, s := range d.subscribed {
 		subscriptions += len(s)
 	}
-	return len(d.applications), len(d.byHash), subscriptions
+	return len(d.applications), len(d.byHash) + len(d.byName), subscriptions
 }
 
 // Plans are all plans, in no order.

@@ -42,13 +42,16 @@ func TestDirectory(t *testing.T) {
 	if d.Credential([]byte("k")) != c || d.Credential([]byte("l")) != nil || len(d.WithPrefix("wg_12345678")) != 1 {
 		t.Error("looking up")
 	}
+	if !d.AddNamed("basic", "somebody", &Credential{Application: a}) {
+		t.Error("a user name is taken")
+	}
 	for _, s := range []State{Rejected, Pending, Active, Expired} {
 		d.AddSubscription(&Subscription{Application: a, API: "x", State: s, Plan: plan})
 	}
 	if subs := d.Subscriptions(a, "x"); len(subs) != 4 || subs[0].State != Active || subs[3].State != Rejected || d.Subscriptions(a, "y") != nil {
 		t.Errorf("%v", subs)
 	}
-	if x, y, z := d.Counts(); x != 1 || y != 1 || z != 4 {
+	if x, y, z := d.Counts(); x != 1 || y != 2 || z != 4 {
 		t.Error(x, y, z)
 	}
 	now := time.Now()

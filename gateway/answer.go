@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"bytes"
-	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +9,7 @@ import (
 	"github.com/whygate/whygate/calllog"
 	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/snapshot"
 	"github.com/whygate/whygate/wire"
 )
 
@@ -31,13 +30,17 @@ func (c *call) refuseAt(step int, v reason.Verdict) {
 		c.detail.From = s.Source
 		c.detail.Next = c.next(step)
 	}
-	c.write(v, c.statusOf(v, step))
+	status := v.StatusCode()
+	if step >= 0 {
+		status = statusOf(c.route, v)
+	}
+	c.write(v, status)
 }
 
-// statusOf is the status of the answer: the reason's, or 403 where old clients expect that.
-func (c *call) statusOf(v reason.Verdict, step int) int {
+// statusOf is the status of a refusal by a check of a route: the reason's, or 403 where old clients expect that.
+func statusOf(r *snapshot.Route, v reason.Verdict) int {
 	status := v.StatusCode()
-	if step >= 0 && c.route.Legacy && status >= 400 && status < 500 {
+	if r.Legacy && status >= 400 && status < 500 {
 		return 403
 	}
 	return status
@@ -275,16 +278,9 @@ func (c *call) problem(told reason.Told, status int) []byte {
 		reason.Told
 		Instance string `json:"instance"`
 		Call     string `json:"call"`
-	}{Type: "/.well-known/whygate/reasons/" + told.Code, Told: told, Instance: c.x.Path, Call: c.id.String()}
+	}{Type: wellKnown + "reasons/" + told.Code, Told: told, Instance: c.x.Path, Call: c.id.String()}
 	p.Told.Status = status
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(&p); err != nil {
-		panic("BUG: a problem cannot be written: " + err.Error())
-	}
-	return b.Bytes()
+	return indented(&p)
 }
 
 // wantsHTML says that a person looks at the answer in a browser.

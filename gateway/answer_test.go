@@ -265,6 +265,7 @@ func TestEveryReasonAtEveryTier(t *testing.T) {
 	covered := map[string]bool{
 		"client.gone":  true, // nobody is left to be told; TestClientLeavesWhileWaiting
 		"basic.busy":   true, // of no certain number of calls; policy/basic_test.go
+		"waf.busy":     true, // likewise; policy/waf_test.go
 		"call.lookups": true, // so is this; TestLookupsAreBounded
 	}
 	for _, c := range slices.Concat(refusals(), networkRefusals(t), contentRefusals(), authorizationRefusals(t), tokenRefusals(t)) {

@@ -129,9 +129,7 @@ func evaluate(s *snapshot.Snapshot, q Question, pardoned []string) (*Explanation
 		return e, nil
 	}
 	x.Route = &r.Route
-	_, origin := x.Fields.Find(wire.Origin)
-	_, asks := x.Fields.Find(wire.AccessControlRequestMethod)
-	x.Preflight = x.Method == "OPTIONS" && origin && asks
+	x.Preflight = isPreflight(x)
 	e.preflight = x.Preflight
 	e.Route = &RouteInfo{API: r.API, Version: r.Version, Stage: r.Stage, Name: r.Name, Mount: r.Mount, Path: templateOf(r), Source: r.Source}
 	e.Trail = append(e.Trail, reason.Entry{Check: "route", Kind: "route", Outcome: reason.Passed, From: r.Source,
@@ -169,11 +167,7 @@ func (e *Explanation) checks(x *policy.Exchange, r *snapshot.Route, pardoned []s
 		if entry := a.ask(s); entry.Outcome == reason.Denied && isPardoned(pardoned, pardonOf(entry)) {
 			e.Trail = append(e.Trail, entryOf(s, reason.Skipped, reason.Verdict{}))
 		} else if entry.Outcome == reason.Denied {
-			status := entry.StatusCode()
-			if r.Legacy && status >= 400 && status < 500 {
-				status = 403
-			}
-			e.refusedBy(entry, status)
+			e.refusedBy(entry, statusOf(r, entry.Verdict))
 		} else {
 			e.Trail = append(e.Trail, entry)
 		}

@@ -379,6 +379,15 @@ func TestIntroduction(t *testing.T) {
 			client:  "2001:db8::7",
 		},
 		{
+			name:    "PROXY header of a client that says what proxies say",
+			gateway: "  trustedProxies: [127.0.0.0/8]\n  listeners: [{address: \"127.0.0.1:0\", http1: {engine}, proxyProtocol: true}]\n",
+			proxy:   "PROXY TCP4 198.51.100.7 192.0.2.1 4000 443\r\n",
+			send:    []string{"X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.test", "X-Forwarded-Port: 443"},
+			want: map[string]string{"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "shop.test:8080", "X-Forwarded-Port": "8080",
+				"Forwarded": `for=198.51.100.7;host="shop.test:8080";proto=http`},
+			client: "198.51.100.7",
+		},
+		{
 			name:    "PROXY header of IPv4",
 			gateway: "  trustedProxies: [127.0.0.0/8, 192.0.2.0/24]\n  listeners: [{address: \"127.0.0.1:0\", http1: {engine}, proxyProtocol: true}]\n",
 			proxy:   "PROXY TCP4 192.0.2.7 192.0.2.1 4000 443\r\n",

@@ -79,10 +79,7 @@ func spoofed(name string) bool {
 // introduce tells the upstream who the client is and how it got here.
 func (c *call) introduce(o *wire.Outgoing) {
 	x := &c.x
-	nearest := x.Client.Peer
-	if x.Client.Announced.IsValid() {
-		nearest = x.Client.Announced
-	}
+	nearest := x.Client.Nearest()
 	addr := x.AddrText(nearest)
 	believed := c.snap.Trust.Has(nearest) // then what it says of those before it is passed on
 	xff, fwd := addr, ""

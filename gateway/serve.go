@@ -98,7 +98,7 @@ func (c *call) scheme() string {
 	if c.w.TLS != nil {
 		own = "https"
 	}
-	if c.snap.Trust.Has(c.w.Peer.Addr()) {
+	if c.snap.Trust.Has(c.x.Client.Nearest()) {
 		if p := c.w.Request.Fields.Get(wire.XForwardedProto); p == "http" || p == "https" {
 			return p
 		}
@@ -114,7 +114,7 @@ func (c *call) match() bool {
 		return false
 	}
 	c.x.Route = &c.route.Route
-	c.x.Preflight = c.isPreflight()
+	c.x.Preflight = isPreflight(&c.x)
 	c.count(c.route.Stats)
 	return true
 }
@@ -125,12 +125,13 @@ func (c *call) count(r *metric.Route) {
 	r.Begin(uint32(c.maker >> 32))
 }
 
-func (c *call) isPreflight() bool {
-	if c.x.Method != "OPTIONS" {
+// isPreflight says that a browser asks whether it may make another call (Fetch standard, CORS-preflight request).
+func isPreflight(x *policy.Exchange) bool {
+	if x.Method != "OPTIONS" {
 		return false
 	}
-	_, origin := c.x.Fields.Find(wire.Origin)
-	_, method := c.x.Fields.Find(wire.AccessControlRequestMethod)
+	_, origin := x.Fields.Find(wire.Origin)
+	_, method := x.Fields.Find(wire.AccessControlRequestMethod)
 	return origin && method
 }
 

@@ -75,7 +75,10 @@ func (c *call) wellKnown() bool {
 	h.Fields.Add("X-Content-Type-Options", "nosniff")
 	h.Fields.Add("Cache-Control", "no-store")
 	c.finishHead(h, false)
-	c.rec.Status, c.rec.Outcome, c.rec.BytesOut = 200, calllog.Answered, int64(len(body))
+	c.rec.Status, c.rec.Outcome = 200, calllog.Answered
+	if !c.contentless(h) {
+		c.rec.BytesOut = int64(len(body))
+	}
 	c.send(body)
 	return true
 }

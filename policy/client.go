@@ -23,6 +23,15 @@ type Client struct {
 	Announced netip.Addr
 }
 
+// Nearest is the hop before this node: whom a trusted peer announced by PROXY protocol, else the
+// peer. What the header says of the hops before it was written there.
+func (c *Client) Nearest() netip.Addr {
+	if c.Announced.IsValid() {
+		return c.Announced
+	}
+	return c.Peer
+}
+
 // Trust knows the trusted proxies.
 type Trust struct {
 	nets  bart.Lite
@@ -54,9 +63,7 @@ func (t *Trust) Client(peer, announced netip.Addr, fields wire.Fields) Client {
 	if t.empty {
 		return c
 	}
-	if announced.IsValid() {
-		c.Addr = announced // wire let only trusted peers announce
-	}
+	c.Addr = c.Nearest() // wire let only trusted peers announce
 	if !t.nets.Contains(c.Addr) {
 		return c
 	}

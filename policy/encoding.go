@@ -61,7 +61,7 @@ var (
 	})
 )
 
-// coding is the content coding of the request: "" without one. Several are not taken apart.
+// contentCoding is the content coding of the request: "" without one. Several are not taken apart.
 func contentCoding(x *Exchange) string {
 	name, several := "", false
 	for i := range x.Fields {

@@ -243,7 +243,7 @@ func (x *Exchange) AddrText(a netip.Addr) string {
 	return wire.View(x.scratch[start:])
 }
 
-// append is for texts made of numbers.
+// appendText is for texts made of numbers.
 func (x *Exchange) appendText(f func(b []byte) []byte) string {
 	start := len(x.scratch)
 	x.scratch = f(x.scratch)

@@ -7,7 +7,7 @@ import (
 )
 
 // Headers changes header fields on their way: of the request that the upstream gets and of
-// the answer that the client gets. Removing comes first, then renaming, then setting.
+// the answer that the client gets. Removing comes first, then renaming, of each field once, then setting.
 //
 //	policies:
 //	- headers:
@@ -41,12 +41,25 @@ func framed(id wire.FieldID) bool {
 
 // Compile checks names and values.
 func (p *Headers) Compile(env *Env) any {
-	p.Request.compile(env, "request")
-	p.Response.compile(env, "response")
-	return p
+	return &headersEdit{p.Request.compile(env, "request"), p.Response.compile(env, "response")}
 }
 
-func (e *HeaderEdit) compile(env *Env, field string) {
+// headersEdit is a Headers, compiled.
+type headersEdit struct{ request, response headerEdit }
+
+// headerEdit is a HeaderEdit with its maps as lists, in the order of their names: each call is edited alike.
+type headerEdit struct {
+	remove []string
+	rename []renamedField
+	set    wire.Fields
+}
+
+type renamedField struct {
+	from, to string
+	id       wire.FieldID // of to
+}
+
+func (e *HeaderEdit) compile(env *Env, field string) headerEdit {
 	check := func(at, name string) {
 		if env.headerName(at, name) && framed(wire.FieldIDOf(name)) {
 			env.Problem(at, "the gateway writes it", "%s belongs to the connection and cannot be changed", name)
@@ -55,36 +68,44 @@ func (e *HeaderEdit) compile(env *Env, field string) {
 	for i, n := range e.Remove {
 		check(index(field+".remove", i), n)
 	}
-	for from, to := range e.Rename {
+	made := headerEdit{remove: e.Remove}
+	for _, from := range sortedNames(e.Rename) {
+		to := e.Rename[from]
 		check(field+".rename."+from, from)
 		check(field+".rename."+from, to)
+		made.rename = append(made.rename, renamedField{from, to, wire.FieldIDOf(to)})
 	}
-	for n, v := range e.Set {
+	for _, n := range sortedNames(e.Set) {
+		v := e.Set[n]
 		check(field+".set."+n, n)
 		if strings.ContainsAny(v, "\r\n\x00") {
 			env.Problem(field+".set."+n, "write it on one line", "a header value cannot hold line breaks")
 		}
+		made.set.Add(n, v)
 	}
+	return made
 }
 
-func (e *HeaderEdit) edit(fs *wire.Fields) {
-	for _, n := range e.Remove {
+func (e *headerEdit) edit(fs *wire.Fields) {
+	for _, n := range e.remove {
 		fs.Remove(n)
 	}
-	for from, to := range e.Rename {
-		for i := range *fs {
-			if f := &(*fs)[i]; wire.EqualFold(f.Name, from) {
-				f.Name, f.ID = to, wire.FieldIDOf(to)
+	for i := range *fs {
+		f := &(*fs)[i]
+		for j := range e.rename {
+			if r := &e.rename[j]; wire.EqualFold(f.Name, r.from) {
+				f.Name, f.ID = r.to, r.id
+				break
 			}
 		}
 	}
-	for n, v := range e.Set {
-		fs.Set(n, v)
+	for i := range e.set {
+		fs.Set(e.set[i].Name, e.set[i].Value)
 	}
 }
 
 // EditRequest changes what the upstream gets.
-func (p *Headers) EditRequest(_ *Exchange, o *wire.Outgoing) { p.Request.edit(&o.Fields) }
+func (e *headersEdit) EditRequest(_ *Exchange, o *wire.Outgoing) { e.request.edit(&o.Fields) }
 
 // EditResponse changes what the client gets.
-func (p *Headers) EditResponse(_ *Exchange, h *wire.Head) { p.Response.edit(&h.Fields) }
+func (e *headersEdit) EditResponse(_ *Exchange, h *wire.Head) { e.response.edit(&h.Fields) }

@@ -397,7 +397,7 @@ func (s *jsonScan) word(w string, v any) bool {
 	return true
 }
 
-// number reads a number (RFC 8259 §6).
+// numberText reads a number (RFC 8259 §6).
 func (s *jsonScan) numberText() bool {
 	start, whole := s.pos, true
 	if s.peek() == '-' {
@@ -458,7 +458,7 @@ func (s *jsonScan) digits() bool {
 	return s.pos > from
 }
 
-// plainText are the bytes that a text is mostly made of: printable ASCII but for the quote and the
+// plainByteText are the bytes that a text is mostly made of: printable ASCII but for the quote and the
 // backslash.
 var plainByteText = func() (t [256]bool) {
 	for c := byte(' '); c < 0x80; c++ {
@@ -743,7 +743,7 @@ func pointerToken(name string) string {
 	return name
 }
 
-// cut is at most n bytes of a text, with … where something is left out.
+// cutText is at most n bytes of a text, with … where something is left out.
 func cutText(s string, n int) string {
 	if len(s) <= n {
 		return s

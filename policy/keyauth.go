@@ -219,8 +219,8 @@ func (c *keyCheck) missing(x *Exchange) reason.Verdict {
 		case c.Header != "" && wire.EqualFold(f.Name, c.Header):
 			slip = "the header " + c.Header + " is there and empty"
 		case f.ID == wire.Authorization && !c.Bearer:
-			scheme, _, _ := strings.Cut(f.Value, " ")
-			if len(scheme) > 16 {
+			scheme, rest, _ := strings.Cut(f.Value, " ")
+			if rest == "" || len(scheme) > 16 || !wire.IsToken(scheme) { // it may be the key itself
 				scheme = "something"
 			}
 			slip = "Authorization carries " + strings.Clone(scheme) + ", which is not looked at"

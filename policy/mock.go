@@ -182,6 +182,9 @@ func readMock(env *Env, field, name string) ([]byte, string) {
 	if env.Resolve != nil {
 		path = env.Resolve(name)
 	}
+	if env.Watch != nil {
+		env.Watch(path)
+	}
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:

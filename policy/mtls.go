@@ -312,10 +312,11 @@ func (c *mtlsCheck) Wants() string { return "a client certificate" }
 // Challenge is what a 401 asks for. No scheme is registered for certificates.
 func (c *mtlsCheck) Challenge() string { return c.challenge }
 
-// behindProxy says that the connection is that of a proxy, which writes the certificate of its client into a
-// header. The certificate of the connection would be that of the proxy.
+// behindProxy says that the call comes from a trusted proxy, which writes the certificate of its client into a
+// header. The certificate of the connection would be that of the proxy. Who is announced by PROXY protocol
+// writes headers without anybody looking at them, so it is the announced that has to be trusted.
 func (c *mtlsCheck) behindProxy(x *Exchange) bool {
-	return c.Header != "" && c.trust.Has(x.Client.Peer)
+	return c.Header != "" && c.trust.Has(x.Client.Nearest())
 }
 
 // Check judges the certificate.
@@ -324,7 +325,7 @@ func (c *mtlsCheck) Check(x *Exchange) reason.Verdict {
 		switch {
 		case x.Preflight:
 			return x.refusePreflight(c.Wants()+", which browsers do not show then", c.at)
-		case x.Explaining && x.TLS == nil && x.Scheme == "https" && !c.trust.Has(x.Client.Peer):
+		case x.Explaining && x.TLS == nil && x.Scheme == "https" && !c.trust.Has(x.Client.Nearest()):
 			x.Unknown = true // who asks cannot show a certificate
 			return reason.Pass(reason.Public("wanted", c.Wants()).At(c.at))
 		}
@@ -415,7 +416,7 @@ func (c *mtlsCheck) missing(x *Exchange) reason.Verdict {
 
 func (c *mtlsCheck) malformed(x *Exchange, fault string) reason.Verdict {
 	x.Extra.Put(wire.WWWAuthenticate, c.challenge)
-	facts := []reason.Fact{reason.Public("header", c.Header), reason.Public("fault", fault), reason.Inner("proxy", x.Client.Peer)}
+	facts := []reason.Fact{reason.Public("header", c.Header), reason.Public("fault", fault), reason.Inner("proxy", x.Client.Nearest())}
 	if o := x.Route.Operator; o.Contact != "" {
 		facts = append(facts, reason.Own("operator", o.Contact))
 	}

@@ -264,6 +264,13 @@ func TestMTLSHeader(t *testing.T) {
 			t.Errorf("%s: application %v", r.text, x.Application)
 		}
 	}
+	// A balancer that announces its clients by PROXY protocol passes on what they write: it is they who
+	// have to be trusted then.
+	announced := b.call("GET /", b64)
+	announced.Client = b.trust.Client(netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("203.0.113.7"), announced.Fields)
+	wants(t, check.Check(announced), "mtls.missing", "is there, but did not come from a trusted proxy")
+	announced.Client = b.trust.Client(netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3"), announced.Fields)
+	wants(t, check.Check(announced), "")
 	// A client that is no proxy shows its own.
 	x := showing(b.from("203.0.113.7", "GET /", b64), proxys)
 	wants(t, check.Check(x), "")

@@ -316,6 +316,13 @@ func TestKeyAuth(t *testing.T) {
 		}
 	}
 
+	// Nor is what stands in Authorization without a scheme, which may well be one.
+	inHeader := b.check("key-auth", `{}`)
+	for line, text := range map[string]string{"Authorization: s3cret-of-mine": "something", "Authorization: s3cret=of more": "something", "Authorization: Basic eDp5": "Basic"} {
+		v := inHeader.Check(b.call("GET /", line))
+		wants(t, v, "key.missing", "Authorization carries "+text+", which is not looked at")
+	}
+
 	o := &wire.Outgoing{Path: "/", Query: "a=b&api_key=" + key + "&c=d", HasQuery: true}
 	o.Fields.Add("X-Api-Key", key)
 	o.Fields.Add("Cookie", "a=b; key="+key)
@@ -562,6 +569,25 @@ func TestRewriting(t *testing.T) {
 	made.(RequestEditor).EditRequest(nil, o)
 	if v, _ := o.Fields.Lookup("X-Env"); v != "prod" || len(o.Fields) != 2 {
 		t.Errorf("%v", o.Fields)
+	}
+	// Each field is renamed once, whatever else is renamed, and what is set comes in one order.
+	made, problems = b.compile("headers", `{request: {rename: {A: B, B: C, C: A, D: E}, set: {Z: "1", Y: "2", X: "3"}}}`)
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	for range 50 {
+		o := &wire.Outgoing{}
+		for _, n := range []string{"a", "B", "c", "D"} {
+			o.Fields.Add(n, "was "+n)
+		}
+		made.(RequestEditor).EditRequest(nil, o)
+		got := ""
+		for _, f := range o.Fields {
+			got += f.Name + "=" + f.Value + ";"
+		}
+		if want := "B=was a;C=was B;A=was c;E=was D;X=3;Y=2;Z=1;"; got != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
 	}
 	for _, bad := range []string{`{request: {set: {Host: x}}}`, `{request: {set: {"X Y": x}}}`, `{response: {set: {X-A: "a\r\nb: c"}}}`, `{request: {remove: [Content-Length]}}`} {
 		if _, problems := b.compile("headers", bad); !problems.HasErrors() {

@@ -172,7 +172,7 @@ func (f *fastSchema) take(s *jsonschema.Schema, made map[*jsonschema.Schema]*fas
 	f.minLength, f.maxLength = limit(s.MinLength), limit(s.MaxLength)
 }
 
-// within says that n lies between two limits, of which -1 is none.
+// inRange says that n lies between two limits, of which -1 is none.
 func inRange(n, least, most int) bool { return n >= least && (most < 0 || n <= most) }
 
 // fits says that a value fits. v is as decodeJSON makes it.

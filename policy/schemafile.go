@@ -407,7 +407,7 @@ func pointerTokens(pointer string) []string {
 	return tokens
 }
 
-// at finds the value at a JSON pointer.
+// pointedAt finds the value at a JSON pointer.
 func pointedAt(doc any, pointer string) (any, bool) {
 	for _, tok := range pointerTokens(pointer) {
 		switch v := doc.(type) {
@@ -859,7 +859,7 @@ func firstLine(s string) string {
 	return strings.TrimSpace(line)
 }
 
-// originOf finds the innermost place that an error of the library knows.
+// fileOf finds the innermost place that an error of the library knows.
 func fileOf(err error) (file string, line int) {
 	for ; err != nil; err = errors.Unwrap(err) {
 		v := reflect.Indirect(reflect.ValueOf(err))

@@ -480,7 +480,7 @@ func show(v any) string {
 // shown quotes a text and bounds it.
 func showText(s string) string { return strconv.Quote(cutText(s, shownValue)) }
 
-// number writes a bound as people do.
+// numberText writes a bound as people do.
 func numberText(r *big.Rat) string {
 	if r.IsInt() {
 		return cutText(r.Num().String(), 40)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/corazawaf/coraza/v3/types"
 
@@ -36,8 +37,8 @@ import (
 // decided. A small call costs a quarter of a millisecond and 80 kB of memory while it is decided; each short parameter
 // adds 20 microseconds and 15 kB, and each kilobyte of prose a quarter of a millisecond. Calls that look like attacks, and
 // higher paranoia, cost several times as much. Those of more than 2 kB take turns, one per
-// processor, and calls with more than 1,000 parameters are refused. All routes without directives share one set of
-// compiled rules of 20 MB; tables that are made as calls come take some 6 MB more, and never more than 50.
+// processor, and wait at most five seconds for theirs; calls with more than 1,000 parameters are refused. All routes without
+// directives share one set of compiled rules of 20 MB; tables that are made as calls come take some 6 MB more, and never more than 50.
 //
 //	policies:
 //	- waf:
@@ -100,6 +101,18 @@ var (
 		},
 		Hint: "what cannot be parsed cannot be judged; bodies: skip of the policy waf lets it pass",
 	})
+	wafBusy = reason.New(reason.Reason{
+		Code: "waf.busy", Status: 503,
+		Title:  "Too many large calls are being looked at",
+		Says:   "large calls take turns[, {turns} at a time], and this call waited {waited} for its own",
+		Wanted: "a turn within {waited}",
+		Seen:   "none",
+		Fixes: []reason.Fix{
+			{By: reason.Caller, Text: "try again in a few seconds, or send less at once"},
+			{By: reason.Operator, Text: "ask {operator|the operator} to find out who sends so many large calls"},
+		},
+		Hint: "queries and bodies of more than 2 kB take turns, one per processor; bodies: skip of the policy waf spares routes whose bodies need not be looked at",
+	})
 	wafResponse = reason.New(reason.Reason{
 		Code: "waf.response", Status: 502,
 		Title:  "The answer was withheld",
@@ -123,12 +136,14 @@ type wafCheck struct {
 	threshold, outbound         int
 	exclusions                  []*exclusion
 	thresholdAt, at, outboundAt *reason.Source
+	turns                       turns
+	patience                    time.Duration // of a call that waits for its turn
 }
 
 // Compile takes the rules from the engine of all routes, or makes one with the directives.
 func (p *WAF) Compile(env *Env) any {
 	c := &wafCheck{maxBody: int64(p.MaxBody), maxResponse: int64(p.MaxResponse), head: p.Larger == "head", skip: p.Bodies == "skip", responses: p.Responses == "inspect",
-		threshold: p.Threshold, outbound: p.ResponseThreshold, at: env.Source(""), thresholdAt: env.Source("threshold"), outboundAt: env.Source("responseThreshold")}
+		threshold: p.Threshold, outbound: p.ResponseThreshold, at: env.Source(""), thresholdAt: env.Source("threshold"), outboundAt: env.Source("responseThreshold"), turns: wafTurns, patience: wafPatience}
 	list := p.directives(env)
 	c.engine = engineFor(env, list)
 	if c.engine.err != nil {
@@ -184,6 +199,9 @@ func (p *WAF) directives(env *Env) []directive {
 	if env.Resolve != nil {
 		name = env.Resolve(name)
 	}
+	if env.Watch != nil {
+		env.Watch(name)
+	}
 	data, err := readUpTo(name, 1<<20)
 	if err != nil {
 		env.Problem("directives", "the path is relative to the document", "the file cannot be read: %v", err)
@@ -235,10 +253,10 @@ func (c *wafCheck) Check(x *Exchange) reason.Verdict {
 	if v.Refused() {
 		return v
 	}
-	f, unreadable := c.run(x, body)
+	f, v := c.run(x, body)
 	switch {
-	case unreadable.Refused():
-		return unreadable
+	case v.Refused() || x.Unknown:
+		return v
 	case f.refused != nil:
 		return c.refuse(x, f)
 	case x.Explaining:
@@ -261,11 +279,17 @@ func (c *wafCheck) body(x *Exchange) ([]byte, reason.Verdict) {
 
 // run takes a call through the rules.
 func (c *wafCheck) run(x *Exchange, body []byte) (*findings, reason.Verdict) {
-	if len(x.Query)+len(body) > wafHeavy {
-		wafTurns <- struct{}{}
-		defer func() { <-wafTurns }()
-	}
 	plain, fault := unpack(body, x.Fields, c.maxBody)
+	if len(x.Query)+len(plain) > wafHeavy {
+		patience := c.patience
+		if x.Cheap {
+			patience = 0
+		}
+		if !c.turns.take(patience) {
+			return nil, c.busy(x)
+		}
+		defer c.turns.give()
+	}
 	if fault == "" && c.reduces && !x.Explaining && wafReadsJSON(x.Fields.Get(wire.ContentType)) {
 		if short, ok := reduceJSON(string(plain)); ok {
 			tx := c.begin(x)
@@ -283,7 +307,21 @@ func (c *wafCheck) run(x *Exchange, body []byte) (*findings, reason.Verdict) {
 	return f, unreadable
 }
 
-// isJSON says that the rules take a body for JSON.
+// busy refuses a call that has waited for its turn in vain. One that is only explained leaves open what the rules would say.
+func (c *wafCheck) busy(x *Exchange) reason.Verdict {
+	if x.Explaining {
+		x.Unknown = true
+		return reason.Verdict{}
+	}
+	x.Extra.Put(wire.RetryAfter, "5")
+	facts := []reason.Fact{reason.Rule("turns", cap(c.turns)), reason.Public("waited", c.patience), reason.Inner("policy", "waf").At(c.at)}
+	if o := x.Route.Operator; o.Contact != "" {
+		facts = append(facts, reason.Own("operator", o.Contact))
+	}
+	return wafBusy.Refuse(facts...)
+}
+
+// wafReadsJSON says that the rules take a body for JSON.
 func wafReadsJSON(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")
 	kind = strings.ToLower(strings.TrimSpace(kind))
@@ -292,9 +330,12 @@ func wafReadsJSON(contentType string) bool {
 
 // Calls with many parameters need up to 90 MB while they are looked at, and a second of a processor. They take
 // turns: more of them at once would take more memory and be no faster.
-const wafHeavy = 2 << 10
+const (
+	wafHeavy    = 2 << 10
+	wafPatience = 5 * time.Second
+)
 
-var wafTurns = make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))
+var wafTurns = make(turns, max(2, runtime.GOMAXPROCS(0)))
 
 // finishWAF gives a transaction back. One that was heavy is left to the garbage collector, for its memory does
 // not shrink; but files have to be removed.
@@ -464,7 +505,7 @@ func (f *findings) facts(x *Exchange, threshold reason.Fact) []reason.Fact {
 	return facts
 }
 
-// maxTold is how many places a sentence names.
+// maxRulesTold is how many places a sentence names.
 const maxRulesTold = 4
 
 // placesText names the places for the caller.

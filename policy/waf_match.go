@@ -154,7 +154,7 @@ func (m *WAFMatch) Place() string {
 	return m.Variable + key
 }
 
-// secretWords mark names of parameters, headers and cookies whose content is shown to nobody.
+// wordsOfSecrets mark names of parameters, headers and cookies whose content is shown to nobody.
 var wordsOfSecrets = []string{"pass", "pwd", "secret", "token", "authorization", "api-key", "api_key", "apikey", "credential", "session", "card", "cvv", "cvc", "iban", "pin"}
 
 // secret says that what matched must not be told. Cookies are credentials as a rule.
@@ -292,7 +292,7 @@ func (e *wafEngine) places(v plugintypes.TransactionVariables, m types.MatchedRu
 	return list
 }
 
-// named says that a later link of a chain matched what this one had put into a variable of the rules. Some chains
+// isNamedIn says that a later link of a chain matched what this one had put into a variable of the rules. Some chains
 // begin with all headers and then look for one of them.
 func isNamedIn(d types.MatchData, data []types.MatchData) bool {
 	value := strings.ToLower(d.Value())
@@ -366,7 +366,7 @@ const (
 	maxPointerSteps = 10_000
 )
 
-// jsonPointer finds the JSON pointer (RFC 6901) of a value that the engine names json.a.0.b. Names
+// pointerOfKey finds the JSON pointer (RFC 6901) of a value that the engine names json.a.0.b. Names
 // with dots make that ambiguous, so the body is asked.
 func pointerOfKey(body, name string) string {
 	rest, ok := strings.CutPrefix(name, "json.")

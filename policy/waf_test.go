@@ -11,12 +11,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/tidwall/gjson"
 
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/resource"
+	"github.com/whygate/whygate/wire"
 )
 
 // wafCall is a call as a browser makes it, with a body of a type, if it has one.
@@ -594,4 +596,40 @@ func FuzzJSONPointer(f *testing.F) {
 			t.Errorf("%s became %s", p, anyIndex(p))
 		}
 	})
+}
+
+// TestWAFBusy: calls that take long take turns, also where their coding made them small, and none waits for ever.
+func TestWAFBusy(t *testing.T) {
+	b := newTestbed(t)
+	c := *b.waf(`{}`).(*wafCheck)
+	c.turns, c.patience = make(turns, 1), time.Millisecond
+	c.turns <- struct{}{}
+	long := "note=" + strings.Repeat("a", 4<<10)
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	z.Write([]byte(long))
+	z.Close()
+	calls := func() []*Exchange {
+		return []*Exchange{b.wafCall("POST /a", form, long), b.wafCall("GET /a?"+long, "", ""), b.wafCall("POST /a", form, packed.String(), "Content-Encoding: gzip")}
+	}
+	for i, x := range calls() {
+		wants(t, c.Check(x), "waf.busy")
+		if x.Extra.Get(wire.RetryAfter) == "" {
+			t.Errorf("call %d: no Retry-After", i)
+		}
+	}
+	for _, x := range calls() {
+		x.Explaining = true
+		if v := c.Check(x); v.Refused() || !x.Unknown {
+			t.Errorf("explaining: %v, unknown %v", v, x.Unknown)
+		}
+	}
+	wants(t, c.Check(b.wafCall("GET /a", "", "")), "")
+	c.turns.give()
+	for _, x := range calls()[:2] {
+		wants(t, c.Check(x), "")
+	}
+	if len(c.turns) > 0 {
+		t.Error("a turn was not given back")
+	}
 }

@@ -91,7 +91,9 @@ type Listener struct {
 	// HTTP2 accepts HTTP/2: by ALPN on TLS, with prior knowledge (h2c) without it.
 	HTTP2 bool `json:"http2" default:"true"`
 	// ProxyProtocol expects a PROXY protocol header (version 1 or 2) on connections from
-	// trusted proxies. Other peers are served by their socket address.
+	// trusted proxies. Other peers are served by their socket address. Behind the header the
+	// client speaks for itself: X-Forwarded-* and certificates in headers are believed only
+	// where the announced address is a trusted proxy, too.
 	ProxyProtocol bool `json:"proxyProtocol"`
 }
 

@@ -46,11 +46,15 @@ func (d *Document[T]) Problem(path, message, hint string) Problem {
 
 // Resolve makes a path that the document contains relative to the working
 // directory instead of the document's file.
-func (d *Document[T]) Resolve(path string) string {
-	if path == "" || filepath.IsAbs(path) || d.node.doc == nil {
+func (d *Document[T]) Resolve(path string) string { return d.node.Resolve(path) }
+
+// Resolve makes a path that is written here relative to the working directory
+// instead of the document's file.
+func (n Node) Resolve(path string) string {
+	if path == "" || filepath.IsAbs(path) || n.doc == nil {
 		return path
 	}
-	return filepath.Join(filepath.Dir(d.node.doc.src.name), filepath.FromSlash(path))
+	return filepath.Join(filepath.Dir(n.doc.src.name), filepath.FromSlash(path))
 }
 
 // Set is the documents of one revision, each kind in order of appearance.

@@ -120,6 +120,48 @@ func TestUpstreamsPassOver(t *testing.T) {
 	third.Retire(nil)
 }
 
+// TestShares: a share of callers is that, however small; only without one is a policy enforced for all.
+func TestShares(t *testing.T) {
+	for enforce, want := range map[string]uint32{"": 0, "100%": 0, "50%": 1 << 15, "0.001%": 1, "99.9999%": 1<<16 - 1} {
+		s, problems := compile(t, upDoc+"apiVersion: whygate/v1\nkind: API\nmetadata: {name: a}\nspec:\n  upstream: up\n  policies: [{method: {allow: [GET]}, enforce: \""+enforce+"\"}]\n")
+		if problems.HasErrors() {
+			t.Fatal(enforce, problems)
+		}
+		for _, step := range s.Routes[0].Steps {
+			if step.Name == "method" && step.Share != want {
+				t.Errorf("enforce %q: share %d, want %d", enforce, step.Share, want)
+			}
+		}
+		s.Retire(nil)
+	}
+}
+
+// TestFilesOfPolicies: a path is relative to the document that it is written in, also where
+// another document inherits the policy.
+func TestFilesOfPolicies(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("node/gateway.yaml", "apiVersion: whygate/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {policies: [{ip-access: {denyFiles: [blocked.txt]}}]}\n")
+	write("node/blocked.txt", "203.0.113.0/24\n")
+	write("apis/up.yaml", upDoc)
+	write("apis/a.yaml", "apiVersion: whygate/v1\nkind: API\nmetadata: {name: a}\nspec: {upstream: up}\n")
+	set, problems := resource.Load(dir)
+	s, more := Compile(set, env(t))
+	if problems = append(problems, more...); problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	s.Retire(nil)
+}
+
 // TestProblems: the wrong documents in testdata say what testdata says, each at its place.
 func TestProblems(t *testing.T) {
 	files, err := filepath.Glob("testdata/problems/*.yaml")

@@ -180,7 +180,7 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	made, ok := c.compiled[key]
 	if !ok {
 		env := &policy.Env{Node: h.entry.Config, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
-			Memory: c.Memory, Quotas: c.Quotas, Shared: c.Shared, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Keep: c.keep, Local: c.local, Resolve: m.d.Resolve,
+			Memory: c.Memory, Quotas: c.Quotas, Shared: c.Shared, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Keep: c.keep, Local: c.local, Resolve: node.Resolve,
 			Watch: c.watch, Authorities: c.authorities, Log: c.Log}
 		made = config.Compile(env)
 		c.compiled[key] = made
@@ -205,7 +205,7 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	}
 }
 
-// shareOf is a share as steps have it: all is 0, and the smallest is not.
+// shareOf is a share of callers as a Step has it, of 1<<16: 0 for all of them, and at least 1 for any part.
 func shareOf(p resource.Percent) uint32 {
 	if p <= 0 || p >= 100 {
 		return 0

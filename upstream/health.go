@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -112,13 +113,17 @@ func (u *Upstream) checkHealth() {
 			go func() {
 				defer all.Done()
 				err := t.ask(h)
-				if good[i] = err == nil; err != nil {
+				if good[i] = err == nil; err != nil && u.ctx.Err() == nil {
 					text := "health check: " + Plain(err)
 					t.lastError.Store(&text)
 				}
 			}()
 		}
 		all.Wait()
+		if u.ctx.Err() != nil {
+			return
+		}
+		maps.DeleteFunc(counts, func(t *Target, _ int) bool { return !slices.Contains(targets, t) })
 		for i, t := range targets {
 			switch n := counts[t]; {
 			case good[i]:
@@ -136,7 +141,7 @@ func (u *Upstream) checkHealth() {
 			}
 		}
 		select {
-		case <-u.stop:
+		case <-u.ctx.Done():
 			return
 		case <-ticker.C:
 		}
@@ -145,7 +150,7 @@ func (u *Upstream) checkHealth() {
 
 // ask sends one question.
 func (t *Target) ask(h *resource.Health) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(h.Timeout))
+	ctx, cancel := context.WithTimeout(t.up.ctx, time.Duration(h.Timeout))
 	defer cancel()
 	scheme := "http"
 	if t.Secure {

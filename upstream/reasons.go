@@ -219,7 +219,7 @@ func (u *Upstream) allOut(s *set, now time.Time) reason.Verdict {
 		facts = append(facts, reason.Rule("error", last))
 	}
 	if soonest > 0 {
-		facts = append(facts, reason.Public("retry_after", soonest.Round(time.Second)))
+		facts = append(facts, reason.Public("retry_after", (soonest+time.Second-1).Truncate(time.Second)))
 	}
 	return ejected.Refuse(facts...)
 }

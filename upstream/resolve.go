@@ -33,12 +33,16 @@ func (u *Upstream) resolve() {
 	first := true
 	for {
 		s := &set{}
-		old := map[string]*Target{}
+		type place struct {
+			entry   int
+			address string
+		}
+		old := map[place]*Target{}
 		for _, t := range u.targets.Load().targets {
-			old[t.Host+" "+t.Address] = t
+			old[place{t.entry, t.Address}] = t
 		}
 		var errs []error
-		for _, spec := range u.Spec.Targets {
+		for i, spec := range u.Spec.Targets {
 			scheme, host, port, path, _ := ParseTarget(spec.URL)
 			addrs := known[host]
 			if a, err := netip.ParseAddr(host); err == nil {
@@ -50,9 +54,10 @@ func (u *Upstream) resolve() {
 			}
 			addrs, others := ofFamily(addrs, six[host])
 			for _, a := range addrs {
-				t := u.newTarget(spec, scheme, host, port, path, a.String())
-				if o := old[t.Host+" "+t.Address]; o != nil {
-					delete(old, t.Host+" "+t.Address)
+				t := u.newTarget(i, scheme, host, port, path, a.String())
+				at := place{i, t.Address}
+				if o := old[at]; o != nil {
+					delete(old, at)
 					t = o
 				}
 				t.detour.Store(detour(others, port))
@@ -79,7 +84,7 @@ func (u *Upstream) resolve() {
 		timer := time.NewTimer(pause)
 		for waiting := true; waiting; {
 			select {
-			case <-u.stop:
+			case <-u.ctx.Done():
 				timer.Stop()
 				return
 			case <-timer.C:
@@ -207,7 +212,7 @@ func (t *Target) turn() {
 }
 
 func (u *Upstream) lookup(host string) ([]netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(u.ctx, 5*time.Second)
 	defer cancel()
 	addrs, err := lookup(ctx, host)
 	for i := range addrs {
@@ -223,7 +228,7 @@ func (u *Upstream) lookup(host string) ([]netip.Addr, error) {
 func (u *Upstream) awaitNames() *set {
 	select {
 	case <-u.resolved:
-	case <-u.stop:
+	case <-u.ctx.Done():
 	case <-time.After(time.Duration(u.Spec.Timeouts.Connect)):
 	}
 	return u.targets.Load()

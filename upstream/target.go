@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/whygate/whygate/reason"
-	"github.com/whygate/whygate/resource"
 	"github.com/whygate/whygate/wire"
 )
 
@@ -24,6 +23,7 @@ type Target struct {
 	Secure  bool
 
 	up       *Upstream
+	entry    int                      // of the document's targets
 	name     string                   // host as in the document, without port
 	detour   atomic.Pointer[[]string] // host:port of the same name in the other address family
 	http2    *http.Transport          // for h2 only
@@ -47,8 +47,9 @@ type Target struct {
 	Calls, Failed, Ejected atomic.Int64 // counts, for metrics and status
 }
 
-func (u *Upstream) newTarget(spec resource.Target, scheme, host, port, path, addr string) *Target {
-	t := &Target{up: u, name: host, Address: net.JoinHostPort(addr, port), Host: host, Path: path, Weight: spec.Weight, Secure: scheme == "https"}
+// newTarget makes the target at one address of an entry of the document.
+func (u *Upstream) newTarget(entry int, scheme, host, port, path, addr string) *Target {
+	t := &Target{up: u, entry: entry, name: host, Address: net.JoinHostPort(addr, port), Host: host, Path: path, Weight: u.Spec.Targets[entry].Weight, Secure: scheme == "https"}
 	if scheme == "http" && port != "80" || scheme == "https" && port != "443" {
 		t.Host = net.JoinHostPort(host, port)
 	}
@@ -82,6 +83,7 @@ type Trip interface {
 // calls before.
 func (t *Target) Acquire(now time.Time, fresh bool) (trip Trip, reused bool, v reason.Verdict) {
 	if v := t.enter(); v.Refused() {
+		t.Unreport() // it was not asked
 		return nil, false, v
 	}
 	t.Calls.Add(1)

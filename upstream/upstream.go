@@ -10,6 +10,7 @@
 package upstream
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -46,9 +47,10 @@ type Upstream struct {
 	window  window
 	breaker breaker
 
-	names    bool // some targets are host names
+	names    bool            // some targets are host names
 	turns    chan turn
-	stop     chan struct{}
+	ctx      context.Context // of what goes on in the background
+	stop     context.CancelFunc
 	resolved chan struct{} // closed once every name was looked up for the first time
 	closed   atomic.Bool
 	running  sync.WaitGroup
@@ -61,12 +63,14 @@ var answerLimits = wire.Limits{HeaderBytes: 64 << 10, HeaderCount: 256, URIBytes
 // the document.
 func New(name string, spec resource.Upstream, source *reason.Source, resolvePath func(string) string, w *wire.Watch, log *slog.Logger) (*Upstream, error) {
 	u := &Upstream{Name: name, Spec: spec, Source: source, watch: w, log: log, limits: answerLimits,
-		turns: make(chan turn, 1), stop: make(chan struct{}), resolved: make(chan struct{})}
+		turns: make(chan turn, 1), resolved: make(chan struct{})}
+	u.ctx, u.stop = context.WithCancel(context.Background())
 	u.breaker.spec, u.window.span = spec.Breaker, time.Duration(spec.Breaker.Window)
 	for _, t := range spec.Targets {
 		if strings.HasPrefix(t.URL, "https:") && u.tls == nil {
 			var err error
 			if u.tls, err = tlsConfig(spec.TLS, resolvePath); err != nil {
+				u.stop()
 				return nil, err
 			}
 		}
@@ -122,13 +126,13 @@ func ParseTarget(raw string) (scheme, host, port, path string, err error) {
 func (u *Upstream) prepare() {
 	s := &set{}
 	names := false
-	for _, spec := range u.Spec.Targets {
+	for i, spec := range u.Spec.Targets {
 		scheme, host, port, path, err := ParseTarget(spec.URL)
 		if err != nil {
 			panic("BUG: target " + spec.URL + " was not checked before")
 		}
 		if _, err := netip.ParseAddr(host); err == nil {
-			s.targets = append(s.targets, u.newTarget(spec, scheme, host, port, path, host))
+			s.targets = append(s.targets, u.newTarget(i, scheme, host, port, path, host))
 		} else {
 			names = true
 		}
@@ -164,7 +168,7 @@ func (u *Upstream) Close() {
 	if u.closed.Swap(true) {
 		return
 	}
-	close(u.stop)
+	u.stop()
 	u.running.Wait()
 	for _, t := range u.targets.Load().targets {
 		t.retire()
@@ -180,7 +184,7 @@ func (u *Upstream) closeOld() {
 	defer t.Stop()
 	for {
 		select {
-		case <-u.stop:
+		case <-u.ctx.Done():
 			return
 		case <-t.C:
 			for _, target := range u.targets.Load().targets {
@@ -284,7 +288,7 @@ func (s *set) pick(u *Upstream, hash uint64, ok func(int32) bool) *Target {
 	return nil
 }
 
-// Speaks says whether calls go out as HTTP/2.
+// Speaks2 says whether calls go out as HTTP/2.
 func (u *Upstream) Speaks2() bool { return u.Spec.Protocol == "h2" }
 
 var processStart = time.Now()

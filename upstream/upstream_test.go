@@ -672,3 +672,103 @@ func TestPlain(t *testing.T) {
 		}
 	}
 }
+
+// Targets of one host that differ in their paths or weights stay what they are, look-up after look-up.
+func TestResolveKeepsTargetsApart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		old := lookup
+		lookup = func(context.Context, string) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr("10.0.0.1")}, nil
+		}
+		defer func() { lookup = old }()
+		u := newUpstream(t, func(s *resource.Upstream) { s.Targets[2].Weight = 7 }, "http://shop.test/a", "http://shop.test/b", "http://shop.test/b")
+		synctest.Wait()
+		before := u.Targets()
+		time.Sleep(time.Duration(u.Spec.Resolve) + time.Second)
+		synctest.Wait()
+		after := u.Targets()
+		if !slices.Equal(before, after) {
+			t.Error("what was known of the targets is lost")
+		}
+		for i, want := range []string{"/a 1", "/b 1", "/b 7"} {
+			if got := fmt.Sprint(after[i].Path, " ", after[i].Weight); got != want {
+				t.Errorf("target %d is %s, want %s", i, got, want)
+			}
+		}
+	})
+}
+
+// An upstream that goes out of use does not wait for name servers and targets that do not answer.
+func TestCloseWaitsForNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		old := lookup
+		lookup = func(ctx context.Context, _ string) ([]netip.Addr, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		defer func() { lookup = old }()
+		u := newUpstream(t, nil, "http://a.test", "http://b.test", "http://c.test")
+		synctest.Wait()
+		start := time.Now()
+		u.Close()
+		if d := time.Since(start); d != 0 {
+			t.Errorf("closing took %v", d)
+		}
+	})
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	u := newUpstream(t, func(s *resource.Upstream) {
+		s.Health = &resource.Health{Path: "/", Every: resource.Duration(time.Second), Timeout: resource.Duration(time.Hour), Up: 1, Down: 1}
+	}, "http://"+silent.Addr().String())
+	asking, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asking.Close()
+	u.Close() // or the test runs into the time limit of all tests
+	if u.Targets()[0].LastError() != "" {
+		t.Errorf("a question that was broken off is blamed on the target: %s", u.Targets()[0].LastError())
+	}
+}
+
+// A probe that found no place at its target tells nothing of it: another call may be the probe.
+func TestBusyTargetGivesProbeBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		u := newUpstream(t, func(s *resource.Upstream) {
+			s.Ejection.Failures = 0
+			s.Connections.Max, s.Connections.Queue = 1, 0
+			s.Breaker = resource.Breaker{Rate: 50, Calls: 1, Window: resource.Duration(10 * time.Second), Open: resource.Duration(5 * time.Second), Probes: 1}
+		}, urls(1)...)
+		target := u.Targets()[0]
+		target.Report(time.Now(), false)
+		time.Sleep(5 * time.Second)
+		target.enter() // a long call from before
+		pick(t, u, 0)
+		if _, _, v := target.Acquire(time.Now(), false); v.Reason != busy {
+			t.Fatalf("%+v", v)
+		}
+		if _, v := u.Pick(time.Now(), 0, nil); v.Refused() {
+			t.Errorf("the place of the probe is lost: %s", v.Tell(reason.ToOperator).Says)
+		}
+	})
+}
+
+// Who comes back at the time that a refusal names finds a target.
+func TestRetryAfterEjection(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		u := newUpstream(t, func(s *resource.Upstream) {
+			s.Ejection = resource.Ejection{Failures: 1, Within: resource.Duration(time.Second), For: resource.Duration(1400 * time.Millisecond), Most: 100}
+		}, urls(1)...)
+		u.Targets()[0].Report(time.Now(), false)
+		_, v := u.Pick(time.Now(), 0, nil)
+		f, _ := v.Facts.Find("retry_after", reason.ToAnyone)
+		wait, _ := f.Value.(time.Duration)
+		time.Sleep(wait)
+		if _, v := u.Pick(time.Now(), 0, nil); v.Refused() {
+			t.Errorf("after %v: %s", wait, v.Tell(reason.ToOperator).Says)
+		}
+	})
+}

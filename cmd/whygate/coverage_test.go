@@ -14,6 +14,7 @@ import (
 var unprovoked = map[string]string{
 	"basic.busy":    "how many passwords it takes depends on the machine; policy/basic_test.go takes all turns",
 	"gateway.panic": "no call is known that makes the gateway panic; gateway/answer_test.go plants one",
+	"waf.busy":      "how many large calls it takes depends on the machine; policy/waf_test.go takes all turns",
 }
 
 // asserts are the lines of a scenario that hold the gateway to something.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/whygate/whygate/consumer"
 	"github.com/whygate/whygate/policy"
+	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/resource"
 	"github.com/whygate/whygate/snapshot"
 )
@@ -84,7 +85,7 @@ func lint(snap *snapshot.Snapshot, checked resource.Problems) resource.Problems 
 		case *policy.Concurrency:
 			l.per(e, p.Per)
 		case *policy.Access:
-			l.access[policy.SourceOf(e.Node(), "").String()] = written[*policy.Access]{e, p}
+			l.access[placeOf(policy.SourceOf(e.Node(), ""))] = written[*policy.Access]{e, p}
 		}
 	}
 	l.gates()
@@ -93,10 +94,13 @@ func lint(snap *snapshot.Snapshot, checked resource.Problems) resource.Problems 
 
 type linter struct {
 	snap    *snapshot.Snapshot
-	checked resource.Problems // that check has found
-	access  map[string]written[*policy.Access]
+	checked resource.Problems                  // that check has found
+	access  map[string]written[*policy.Access] // by their place
 	found   resource.Problems
 }
+
+// placeOf tells policies apart: several may stand in one line.
+func placeOf(s *reason.Source) string { return s.Document + " " + s.Field }
 
 // entry is an entry of a list of policies; api is "" for those of the Gateway.
 type entry struct {
@@ -235,7 +239,7 @@ func (l *linter) gates() {
 			case "subscription":
 				demanded = true
 			case "access":
-				if a, ok := l.access[s.Source.String()]; ok && g.access == nil {
+				if a, ok := l.access[placeOf(s.Source)]; ok && g.access == nil {
 					g.access = &a
 				}
 			}
@@ -279,7 +283,7 @@ func (l *linter) gates() {
 			}
 			for i, n := range g.access.config.Allow.Applications {
 				app, at := l.snap.Consumers.Application(n), fmt.Sprintf("allow.applications[%d]", i)
-				where := policy.SourceOf(g.access.entry.Node(), "").String() + " " + at + " " + d.Meta.Name
+				where := placeOf(policy.SourceOf(g.access.entry.Node(), "")) + " " + at + " " + d.Meta.Name
 				if app == nil || told[where] || len(l.snap.Consumers.Subscriptions(app, d.Meta.Name)) > 0 {
 					continue
 				}
@@ -299,6 +303,6 @@ func admits(p *policy.Access, app *consumer.Application) bool {
 	if names(p.Deny) {
 		return false
 	}
-	none := len(p.Allow.Applications)+len(p.Allow.Teams)+len(p.Allow.Subjects) == 0
+	none := len(p.Allow.Applications)+len(p.Allow.Teams)+len(p.Allow.Tenants)+len(p.Allow.Subjects) == 0
 	return none || len(p.Allow.Subjects) > 0 || names(p.Allow)
 }

@@ -214,7 +214,7 @@ func (a *app) pinpoint(ctx context.Context, f *pinpointFlags, rest []string) err
 	}
 	// Files that the line itself names may be read; those in a pasted command only with permission.
 	read := (func(string) ([]byte, error))(input.Allow(f.allowFiles...))
-	if len(rest) > 0 {
+	if len(rest) > 0 && !pasted(rest) {
 		read = os.ReadFile
 	}
 	o := diagnose.Options{
@@ -399,11 +399,14 @@ func (a *app) readCase(f *pinpointFlags, rest []string, allow input.Files) (*pin
 		return input.Args([]string{f.url}, allow)
 	case len(rest) == 0:
 		return nil, usage("what was refused? give a URL, or one of --curl, --har, --postman, --raw and --log; whygate pinpoint --help shows each")
-	case len(rest) == 1 && rest[0] == "-":
+	case pasted(rest):
 		return input.Any(a.in, allow)
 	}
 	return input.Args(rest, allow)
 }
+
+// pasted says that the line names the standard input instead of a URL.
+func pasted(rest []string) bool { return len(rest) == 1 && rest[0] == "-" }
 
 // textOf is a text, a file of that name, or the standard input for "-".
 func (a *app) textOf(text string, file bool) (string, error) {

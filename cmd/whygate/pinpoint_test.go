@@ -6,10 +6,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -214,5 +218,47 @@ func TestPinpointHostile(t *testing.T) {
 				t.Error("the bundle names the path")
 			}
 		})
+	}
+}
+
+// A pasted command reads no file without permission, whichever way it is handed in: a certificate would say who the
+// reader is to a server that the command names.
+func TestPinpointPastedCertificate(t *testing.T) {
+	shown := &atomic.Int64{}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TLS.PeerCertificates) > 0 {
+			shown.Add(1)
+		}
+		w.WriteHeader(403)
+	}))
+	s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	s.StartTLS()
+	defer s.Close()
+	pair := filepath.Join(t.TempDir(), "me.pem")
+	key, err := x509.MarshalPKCS8PrivateKey(s.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.TLS.Certificates[0].Certificate[0]}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+	if err := os.WriteFile(pair, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command := []string{"-k", "--cert", pair, s.URL + "/"}
+	for _, c := range []struct {
+		args  []string
+		input string
+		shows bool
+	}{
+		{[]string{"-"}, "curl " + strings.Join(command, " "), false},
+		{[]string{"-", "--allow-file", pair}, "curl " + strings.Join(command, " "), true},
+		{[]string{"--curl", "curl " + strings.Join(command, " ")}, "", false},
+		{command, "", true}, // the reader names it
+	} {
+		shown.Store(0)
+		args := append([]string{"pinpoint", "--quiet", "--requests", "1", "--pace", "1ms"}, c.args...)
+		run(context.Background(), args, strings.NewReader(c.input), io.Discard, io.Discard)
+		if (shown.Load() > 0) != c.shows {
+			t.Errorf("%.20q: the certificate was shown %d times", c.args, shown.Load())
+		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -98,7 +99,7 @@ type node struct {
 
 	reloading sync.Mutex // guards what follows
 	last      admin.ReloadStatus
-	seen      string // state of the watched files at the last load
+	seen      string // state of the watched files at the last load; "" if that has changed meanwhile
 }
 
 // serve runs a node until ctx ends and has been drained. started is called once it serves.
@@ -223,14 +224,16 @@ spec:
 }
 
 func (n *node) firstLoad() error {
-	n.seen = n.state(nil)
+	asRead := n.state(nil)
 	snap, set, problems := n.load()
+	steady := n.state(nil) == asRead
 	n.tell(problems, set)
 	n.last = admin.ReloadStatus{At: time.Now(), OK: snap != nil, Problems: problems}
 	if snap == nil {
 		return wrong("the documents have errors")
 	}
 	n.apply(snap)
+	n.see(snap, steady)
 	return nil
 }
 
@@ -243,7 +246,6 @@ func (n *node) apply(snap *snapshot.Snapshot) {
 		n.journal.Configure(calllog.Options{Node: n.opts.node, Logger: n.log, FileBytes: int64(r.FileBytes), FileAge: time.Duration(r.FileAge),
 			KeepBytes: int64(r.KeepBytes), KeepFor: time.Duration(r.KeepFor)})
 	}
-	n.seen = n.state(snap)
 }
 
 type revisionFile struct {
@@ -276,20 +278,27 @@ func writeFile(name string, b []byte) error {
 	return os.Rename(name+".new", name)
 }
 
-// reload loads the documents again. If anything is wrong the revision in use stays.
+// reload loads the documents again. If anything is wrong the revision in use stays. The error is why
+// they are not loaded at all.
 func (n *node) reload() (resource.Problems, error) {
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
+	if n.draining.Load() { // listeners that were closed must stay so
+		return nil, errors.New("the node is draining, and loads no documents any more")
+	}
 	before, failed := n.gateway.Snapshot(), !n.last.OK
+	asRead := n.state(before)
 	snap, set, problems := n.load()
+	steady := n.state(before) == asRead
 	n.last = admin.ReloadStatus{At: time.Now(), OK: snap != nil, Problems: problems}
 	if snap == nil {
-		n.seen = n.state(before)
+		n.see(before, steady)
 		n.tell(problems, set)
 		n.log.Error("the documents have errors; the revision in use stays", "revision", before.Revision)
 		return problems, nil
 	}
 	n.apply(snap)
+	n.see(snap, steady)
 	if err := n.gateway.Listen(); err != nil {
 		n.log.Error("listeners", "error", err)
 	}
@@ -350,6 +359,14 @@ func (n *node) state(snap *snapshot.Snapshot) string {
 		}
 	}
 	return b.String()
+}
+
+// see remembers what the documents look like that were loaded. What changed while they were read
+// (steady is false then) is looked at again.
+func (n *node) see(snap *snapshot.Snapshot, steady bool) {
+	if n.seen = ""; steady {
+		n.seen = n.state(snap)
+	}
 }
 
 // settled says that nobody is writing documents at this moment: half of a file may well be valid.
@@ -435,7 +452,9 @@ func (n *node) background(ctx context.Context) {
 // drain lets calls in flight end. A second signal ends them at once.
 func (n *node) drain() error {
 	d := n.gateway.Snapshot().Gateway.Drain
+	n.reloading.Lock() // a reload that has begun comes to its end
 	n.draining.Store(true)
+	n.reloading.Unlock()
 	n.log.Info("draining", "delay", time.Duration(d.Delay), "deadline", time.Duration(d.Deadline))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -117,7 +117,7 @@ func cutFold(s, prefix string) (string, bool) {
 	return s, false
 }
 
-// request reads "METHOD target PROTO".
+// setRequest reads "METHOD target PROTO".
 func setRequest(l *pinpoint.LogLine, s string) {
 	method, rest, ok := strings.Cut(s, " ")
 	if !ok || !token(method) {

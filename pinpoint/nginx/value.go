@@ -47,7 +47,7 @@ const maxValue = 1 << 20
 // sealedMark is how placeholders of pinpoint's vault begin.
 const sealedMark = "‹secret:"
 
-// plain is the length of a text with the secrets at their places.
+// plainLength is the length of a text with the secrets at their places.
 func plainLength(s string) int {
 	n := len(s)
 	for {

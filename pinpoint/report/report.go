@@ -9,7 +9,6 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/whygate/whygate/pinpoint"
 )
@@ -196,17 +195,4 @@ func sourceText(s pinpoint.Source) string {
 		return "a log"
 	}
 	return string(s)
-}
-
-// Clean takes out of a text what steers terminals or turns its direction.
-func Clean(t string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
-			return '�'
-		}
-		return r
-	}, strings.ToValidUTF8(t, "�"))
 }

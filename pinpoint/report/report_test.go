@@ -104,12 +104,6 @@ func TestShare(t *testing.T) {
 	}
 }
 
-func TestClean(t *testing.T) {
-	if got := Clean("a\x1b[2Jb\u202ec\nd\xff"); got != "a�[2Jb�c d�" {
-		t.Errorf("%q", got)
-	}
-}
-
 // A host without a dot is a name, too.
 func TestShareHidesBareHosts(t *testing.T) {
 	p := Page{Method: "GET", URL: "http://payroll7:8080/x"}

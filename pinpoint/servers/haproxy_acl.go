@@ -595,7 +595,7 @@ func (p *passage) value(e expression) ([]sample, string) {
 	return values, ""
 }
 
-// split takes a field apart at the commas outside quotes.
+// splitList takes a field apart at the commas outside quotes.
 func splitList(s string) (out []string) {
 	start, quoted := 0, false
 	for i := 0; i < len(s); i++ {
