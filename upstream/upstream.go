@@ -47,7 +47,7 @@ type Upstream struct {
 	window  window
 	breaker breaker
 
-	names    bool            // some targets are host names
+	names    bool // some targets are host names
 	turns    chan turn
 	ctx      context.Context // of what goes on in the background
 	stop     context.CancelFunc
