@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/whygate/whygate/metric"
-	"github.com/whygate/whygate/upstream"
 )
 
 // collector reads the gateway's own counts when it is asked; the path of a call knows nothing
@@ -112,7 +111,16 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		now := time.Now()
 		for name, u := range snap.Upstreams {
 			gauge(breakerDesc, flag(u.BreakerOpen()), name)
-			for address, t := range targets(u, now) {
+			targets := make(map[string]target)
+			for _, t := range u.Targets() {
+				sum := targets[t.Address]
+				sum.up = sum.up || t.State(now) == "up"
+				sum.tries += t.Calls.Load()
+				sum.failed += t.Failed.Load()
+				sum.busy += t.InFlight()
+				targets[t.Address] = sum
+			}
+			for address, t := range targets {
 				gauge(targetUpDesc, flag(t.up), name, address)
 				count(targetCallsDesc, t.tries, name, address)
 				count(targetFailDesc, t.failed, name, address)
@@ -134,25 +142,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// target is what is counted at one address.
+// target is what is counted at one address. Several targets of an upstream can have the same one, with another
+// path or by another name: they are one series, or Prometheus would get none at all.
 type target struct {
 	up                  bool
 	tries, failed, busy int64
-}
-
-// targets are those of an upstream by their address. Several can have the same one, with another path or by
-// another name: they are one series, or Prometheus would get none at all.
-func targets(u *upstream.Upstream, now time.Time) map[string]target {
-	list := make(map[string]target)
-	for _, t := range u.Targets() {
-		sum := list[t.Address]
-		sum.up = sum.up || t.State(now) == "up"
-		sum.tries += t.Calls.Load()
-		sum.failed += t.Failed.Load()
-		sum.busy += t.InFlight()
-		list[t.Address] = sum
-	}
-	return list
 }
 
 func flag(b bool) float64 {
