@@ -169,7 +169,7 @@ func (n *Node) Do(req *http.Request) Answer {
 }
 
 // Raw sends bytes on a connection of its own and returns all that comes back until the
-// gateway closes or nothing has come for wait.
+// gateway closes or, once something came, nothing more has come for wait.
 func (n *Node) Raw(send string, wait time.Duration) string {
 	n.T.Helper()
 	nc, err := net.Dial("tcp", n.Addr())
@@ -183,7 +183,11 @@ func (n *Node) Raw(send string, wait time.Duration) string {
 	var all bytes.Buffer
 	buf := make([]byte, 32<<10)
 	for {
-		nc.SetReadDeadline(time.Now().Add(wait))
+		pause := wait
+		if all.Len() == 0 {
+			pause = patience
+		}
+		nc.SetReadDeadline(time.Now().Add(pause))
 		m, err := nc.Read(buf)
 		all.Write(buf[:m])
 		if err != nil {
