@@ -168,6 +168,7 @@ func (w *weighing) refuser() {
 			w.passedOn = append(w.passedOn, c.Refuser)
 		}
 	}
+	way := Hops(w.c)
 	best := -1.0
 	for i, c := range w.clues {
 		// One product may stand twice in a row: it handed on what its like had written.
@@ -176,6 +177,10 @@ func (w *weighing) refuser() {
 			continue
 		}
 		if c.Source == FromLog && c.Weight <= Hint || c.Source == FromReplica {
+			continue
+		}
+		// A text that many programs send names nobody by itself: a bare "Forbidden" is Traefik's, and that of any Go program.
+		if c.Source == FromAnswer && c.Weight < 0 && !slices.ContainsFunc(way, func(h Hop) bool { return h.Product == c.Refuser }) {
 			continue
 		}
 		// Order of the clues counts among equals: Match puts the entry with more conditions first.

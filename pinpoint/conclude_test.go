@@ -378,3 +378,17 @@ func TestConcludeWithoutTheRefusal(t *testing.T) {
 		}
 	}
 }
+
+// A text that many programs send names nobody, unless a field of the answer does.
+func TestConcludeNamesNobodyByACommonText(t *testing.T) {
+	for server, want := range map[string]string{"": "", "BaseHTTP/0.6 Python/3.11": "", "traefik": "traefik"} {
+		a := &Answer{Status: 403, Body: []byte("Forbidden")}
+		if server != "" {
+			a.Header = Header{{"Server", server}}
+		}
+		c := &Case{Source: "url", Exchanges: []Exchange{{Request: &Request{Method: "GET", URL: "https://a.test/x"}, Answer: a}}}
+		if v := Conclude(c, Match(a), nil, 403); v.Refuser.Product != want || v.Outcome != Unknown {
+			t.Errorf("Server %q: %s by %q: %s", server, v.Outcome, v.Refuser.Product, v.Sentence)
+		}
+	}
+}

@@ -157,6 +157,9 @@ next:
 		}
 		c.Weight = min(math.Log(f.Confidence/(1-f.Confidence)), Certain)
 		c.Says = f.says(c.Cause)
+		if c.Weight < 0 && c.Cause != "" && !f.Passes {
+			c.Says = strings.Replace(c.Says, "The answer is one that ", "The answer may be one that ", 1)
+		}
 		if f.Passes {
 			c.Refuser, c.Against = f.Refuser, true
 		}

@@ -487,7 +487,7 @@ func (a *app) tellChoices(f *pinpointFlags, m *input.Ambiguous) error {
 	return usage("%v (%s)", m, how)
 }
 
-// askToProbe asks on a terminal whether the experiments may be sent that would settle a verdict and cannot succeed.
+// askToProbe asks on a terminal whether the experiments may be sent that could tell more and cannot succeed.
 func (a *app) askToProbe(ctx context.Context, f *pinpointFlags, o diagnose.Options, r diagnose.Result) (diagnose.Result, error) {
 	if o.Replay.Probe || f.plan || f.offline || !a.interactive() || r.Verdict.Outcome == pinpoint.Proved {
 		return r, nil
@@ -498,10 +498,12 @@ func (a *app) askToProbe(ctx context.Context, f *pinpointFlags, o diagnose.Optio
 			would = append(would, e)
 		}
 	}
-	if len(would) == 0 {
+	// The budgets are those of the whole diagnosis.
+	requests, strikes := o.Replay.Requests-r.Verdict.Sent, o.Replay.Strikes-r.Verdict.Strikes
+	if len(would) == 0 || requests <= 0 || strikes <= 0 {
 		return r, nil
 	}
-	fmt.Fprintln(a.err, "These requests would settle it. They cannot succeed: a path that does not exist, or no credential.")
+	fmt.Fprintln(a.err, "These requests could tell more. They cannot succeed: a path that does not exist, or no credential.")
 	for _, e := range would {
 		fmt.Fprintln(a.err, "  "+clean(e.Method+" "+e.URL+"   "+e.Says))
 	}
@@ -510,11 +512,13 @@ func (a *app) askToProbe(ctx context.Context, f *pinpointFlags, o diagnose.Optio
 	if t := strings.ToLower(strings.TrimSpace(line)); t != "y" && t != "yes" {
 		return r, nil
 	}
-	o.Replay.Probe = true
+	o.Replay.Probe, o.Replay.Run, o.Replay.Requests, o.Replay.Strikes = true, r.Verdict.Run, requests, strikes
 	again, err := diagnose.Run(ctx, r.Case, o)
 	if err != nil {
 		return r, environment(err)
 	}
+	again.Verdict.Sent += r.Verdict.Sent
+	again.Verdict.Strikes += r.Verdict.Strikes
 	return again, nil
 }
 
@@ -544,25 +548,35 @@ func writeReport(name string, write func(io.Writer) error) error {
 	return f.Close()
 }
 
-// tellProgress is one line while a diagnosis runs.
+// tellProgress is one line while a diagnosis runs. What is being tried stands there until its outcome takes its place.
 func (a *app) tellProgress(s style, e replay.Event) {
-	budget := ""
+	budget, over := "", ""
 	if e.Requests > 0 {
 		budget = fmt.Sprintf("  %d of %d requests, %d of %d refusals", e.Sent, e.Requests, e.Strikes, e.MaxStrikes)
 	}
+	if s.terminal {
+		over = "\r\x1b[K" // to the begin of the line, and clear it (ECMA-48, EL)
+	}
+	tried := e.Experiment.Says
+	if e.Experiment.Operator == "repeat" {
+		tried = "the same request"
+	}
 	switch e.Kind {
 	case "trying":
-		return
+		if s.terminal {
+			text := []rune(clean("  trying " + tried + " …"))
+			fmt.Fprint(a.err, over+s.soft(string(text[:min(len(text), s.width-1)])))
+		}
 	case "showed":
 		text := e.Says
-		if e.Experiment.Says != "" {
-			text = e.Experiment.Says + ": " + report.ShowsText(e.Experiment)
+		if tried != "" {
+			text = tried + ": " + report.ShowsText(e.Experiment)
 		}
-		fmt.Fprintln(a.err, "  "+clean(text)+s.soft(budget))
+		fmt.Fprintln(a.err, over+"  "+clean(text)+s.soft(budget))
 	case "skipped":
-		fmt.Fprintln(a.err, s.soft("  "+clean(e.Experiment.Says+": not sent, "+e.Says)))
+		fmt.Fprintln(a.err, over+s.soft("  "+clean(tried+": not sent, "+strings.TrimPrefix(e.Says, "not sent: "))))
 	default:
-		fmt.Fprintln(a.err, s.soft("  "+clean(e.Says)))
+		fmt.Fprintln(a.err, over+s.soft("  "+clean(e.Says)))
 	}
 }
 

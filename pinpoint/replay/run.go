@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"net/http"
@@ -30,6 +31,8 @@ type Options struct {
 	AnonymousPosts bool
 	// Idempotency is the field that makes a repetition harmless, where the API documents one.
 	Idempotency string
+	// Run is the id of a run that is continued: its decoys have the same paths. "" for a new one.
+	Run string
 	// NoProbeHeader leaves X-Whygate-Probe out of S2 and S3.
 	NoProbeHeader bool
 	// Name is the name of the site, for a URL with an address; From another own address; Origin the
@@ -240,7 +243,7 @@ func blocked(c *pinpoint.Case) bool {
 }
 
 func newRun(c *pinpoint.Case, clues []pinpoint.Clue, causes []*pinpoint.Cause, o *Options) *run {
-	x := &run{c: c, o: o, budget: newBudget(o), id: strings.ToLower(rand.Text()[:12]), tried: map[string]bool{}}
+	x := &run{c: c, o: o, budget: newBudget(o), id: cmp.Or(o.Run, strings.ToLower(rand.Text()[:12])), tried: map[string]bool{}}
 	x.out.Run = x.id
 	x.m = newMaterial(c, o, x.id)
 	if e := c.Exchange(); e != nil && e.Request != nil {
@@ -353,7 +356,11 @@ func (x *run) try(ctx context.Context, op *Operator, v variant, class pinpoint.C
 		x.event("note", "What should not have succeeded was accepted: nothing with an effect is sent any more.", nil)
 	}
 	x.record(e, a)
-	x.event("showed", shows, &e)
+	told := e
+	if x.ref == nil && a.Refused() {
+		told.Shows = "refused"
+	}
+	x.event("showed", told.Shows, &told)
 	if next := canonical(v.request, a); next != nil && !x.aiming && shows == "other" && x.budget.left() > 0 {
 		// The same place by its proper name: what counts is what is there.
 		x.out.Redirects = append(x.out.Redirects, pinpoint.Exchange{Request: v.request, Answer: a, At: a.At})

@@ -805,3 +805,23 @@ func TestSeveralWays(t *testing.T) {
 		t.Errorf("%+v, %+v", one, four)
 	}
 }
+
+// A run that is continued after a question sends what was shown: its decoy has the same path.
+func TestContinuedRun(t *testing.T) {
+	k := caseOf(curl("http://h.test/orders", "Content-Type", "text/plain", "Authorization", "Bearer x"))
+	k.Exchanges[0].Request.Method = "POST"
+	k.Exchanges[0].Answer = &pinpoint.Answer{Status: 403, Cut: true}
+	var all []*pinpoint.Cause
+	for i, c := 0, pinpoint.Causes(); i < len(c); i++ {
+		all = append(all, &c[i])
+	}
+	for _, e := range Plan(k, nil, all, Options{Probe: true, Run: "continued1"}) {
+		if e.Operator == "path-nonexistent" {
+			if !strings.Contains(e.URL, "continued1") {
+				t.Errorf("the decoy is %s", e.URL)
+			}
+			return
+		}
+	}
+	t.Error("no decoy is planned")
+}

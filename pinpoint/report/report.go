@@ -151,6 +151,8 @@ func ShowsText(e pinpoint.Experiment) string {
 		return fmt.Sprintf("passes (%d), and is refused again without the change", e.Status)
 	case e.Shows == "passes":
 		return fmt.Sprintf("passes (%d)", e.Status)
+	case e.Shows == "refused": // the first one, which others are held against
+		return fmt.Sprintf("refused (%d)", e.Status)
 	case e.Shows == "same":
 		return fmt.Sprintf("the same refusal (%d)", e.Status)
 	case e.Shows == "other":
