@@ -23,6 +23,7 @@ import (
 
 	"github.com/andybalholm/brotli"
 
+	"github.com/whygate/whygate/pinpoint"
 	"github.com/whygate/whygate/pinpoint/waf"
 )
 
@@ -259,6 +260,27 @@ func TestPinpointPastedCertificate(t *testing.T) {
 		run(context.Background(), args, strings.NewReader(c.input), io.Discard, io.Discard)
 		if (shown.Load() > 0) != c.shows {
 			t.Errorf("%.20q: the certificate was shown %d times", c.args, shown.Load())
+		}
+	}
+}
+
+// The record of another call is none of this one: caches and pages carry ids on.
+func TestRecordOfAnotherCall(t *testing.T) {
+	for _, tt := range []struct {
+		asked, url, method, path string
+		same                     bool
+	}{
+		{"GET", "https://shop.test/v1/orders?id=7", "GET", "/v1/orders", true},
+		{"GET", "https://shop.test/shop/v1/orders", "GET", "/v1/orders", true}, // a proxy before it takes a prefix off
+		{"GET", "https://shop.test/a%20b", "GET", "/a b", true},
+		{"GET", "https://shop.test/", "GET", "/", true},
+		{"GET", "https://shop.test/keys/‹secret:1›", "GET", "/keys/k-1", true},
+		{"GET", "https://shop.test/v1/orders", "", "", true}, // what this caller is not told says nothing
+		{"POST", "https://shop.test/v1/orders", "GET", "/v1/orders", false},
+		{"GET", "https://shop.test/v1/orders", "GET", "/v1/invoices", false},
+	} {
+		if got := sameCall(&pinpoint.Request{Method: tt.asked, URL: tt.url}, tt.method, tt.path); got != tt.same {
+			t.Errorf("%s %s and the record of %s %s: same %v", tt.asked, tt.url, tt.method, tt.path, got)
 		}
 	}
 }

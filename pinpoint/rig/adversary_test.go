@@ -180,7 +180,7 @@ var adversaries = []scenario{
 	{name: "W57", curl: "curl http://shop.test:{port1}/" + site,
 		local:  want{cause: "nginx-return-403", or: []string{"user-agent-blocked"}, who: "nginx", grade: "B", names: []string{"odd"}},
 		remote: want{cause: "refuser-only", or: []string{"user-agent-blocked"}, who: "nginx"}},
-	{name: "W58", curl: "curl http://shop.test:{port1}/a.html" + site,
+	{name: "W58", fresh: true, curl: "curl http://shop.test:{port1}/a.html" + site,
 		local:  want{cause: "user-agent-blocked", or: []string{"nginx-return-403"}, who: "nginx", grade: "B", never: []string{"setfacl", "chmod"}},
 		remote: want{cause: "refuser-only", who: "nginx"}},
 	{name: "W59", curl: "curl http://shop.test:{port1}/admin/a.php" + site,
