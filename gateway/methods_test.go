@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -60,7 +61,7 @@ var peers = sync.OnceValue(func() *methodPeers {
 	issue := func(name string, serial int64, from, to time.Time, parent *x509.Certificate) *x509.Certificate {
 		form := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: from, NotAfter: to}
 		if parent == nil {
-			form.IsCA, form.BasicConstraintsValid, form.KeyUsage = true, true, x509.KeyUsageCertSign
+			form.IsCA, form.BasicConstraintsValid, form.KeyUsage = true, true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
 			parent = form
 		}
 		der, err := x509.CreateCertificate(rand.Reader, form, parent, &key.PublicKey, key)
@@ -78,6 +79,15 @@ var peers = sync.OnceValue(func() *methodPeers {
 	issue("nobody", 4, now.Add(-day), now.Add(day), authority)
 	issue("old", 5, now.Add(-2*day), now.Add(-day), authority)
 	issue("next", 6, now.Add(day), now.Add(2*day), authority)
+	for name, next := range map[string]time.Time{"revoked.crl": now.Add(day), "hidden-old.crl": now.Add(-time.Hour)} {
+		list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now.Add(-day), NextUpdate: next}
+		if name == "revoked.crl" {
+			list.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: big.NewInt(3), RevocationTime: now.Add(-time.Hour), ReasonCode: 4}}
+		}
+		der, err := x509.CreateRevocationList(rand.Reader, list, authority, key)
+		must(err)
+		must(os.WriteFile(filepath.Join(p.dir, name), der, 0o600))
+	}
 	return p
 })
 
@@ -110,6 +120,9 @@ func methodRefusals() []refusal {
 	wrong := []string{"Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("hidden-user:wrong"))}
 	const basic, signing = "  - basic: {}", "  - hmac: {components: [\"@path\"], maxAge: 1h}"
 	mtls := fmt.Sprintf("  - mtls: {ca: %q, header: Client-Cert, allow: [{san: hidden.test}]}", p.ca)
+	withList := func(name string) string {
+		return strings.Replace(mtls, "{ca", fmt.Sprintf("{crl: %q, ca", filepath.Join(p.dir, name)), 1)
+	}
 	const proxied = "  trustedProxies: [127.0.0.0/8]"
 	now := time.Now()
 	good := p.signed("k", now, "", "", "")
@@ -145,6 +158,8 @@ func methodRefusals() []refusal {
 		{code: "mtls.expired", policies: mtls, gateway: proxied, header: []string{p.shown["old"]}},
 		{code: "mtls.not-yet-valid", policies: mtls, gateway: proxied, header: []string{p.shown["next"]}},
 		{code: "mtls.untrusted", policies: mtls, gateway: proxied, header: []string{p.shown["stranger"]}},
+		{code: "mtls.revoked", policies: withList("revoked.crl"), gateway: proxied, header: []string{p.shown["known"]}},
+		{code: "mtls.revocation-unknown", policies: withList("hidden-old.crl"), gateway: proxied, header: []string{p.shown["known"]}},
 		{code: "mtls.not-allowed", policies: mtls, gateway: proxied, header: []string{p.shown["nobody"]}},
 		{code: "mtls.credential-revoked", policies: mtls, gateway: proxied, docs: credential(revoked, cert), header: []string{p.shown["known"]}},
 		{code: "mtls.credential-expired", policies: mtls, gateway: proxied, docs: credential(late, cert), header: []string{p.shown["known"]}},

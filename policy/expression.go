@@ -175,10 +175,10 @@ func (e *Env) expressionProblem(field, text string, line, column int, message st
 			operator = "… ? … : …"
 		case "within":
 			hint = `for example client.ip.within("10.0.0.0/8")`
-		default:
-			hint = "both sides are of one type; string(…), int(…) and double(…) turn one into another"
 		case "in":
 			hint = `in looks into lists and maps; into networks client.ip.within("10.0.0.0/8"), into texts text.contains("part")`
+		default:
+			hint = "both sides are of one type; string(…), int(…) and double(…) turn one into another"
 		}
 		message = operator + " does not go with " + typeName(args)
 	case strings.HasPrefix(message, "Syntax error: "):
