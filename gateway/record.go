@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"slices"
 	"time"
 
 	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/wire"
 )
@@ -62,8 +64,57 @@ func (c *call) record() {
 	for _, n := range x.Notes {
 		c.hint(n.Code, n.Text)
 	}
+	if c.route != nil && len(c.route.Masks) > 0 {
+		c.mask(&c.route.Route)
+	}
 	r.Detail = c.detail.encode()
 	c.ref = c.g.Journal.Append(r)
+}
+
+// mask hides in the record what a policy of the route hides.
+func (c *call) mask(route *policy.Route) {
+	r, d := &c.rec, &c.detail
+	r.Path, r.UserAgent = route.MaskText(r.Path), route.MaskText(r.UserAgent)
+	if d.Verdict != nil {
+		v := *d.Verdict
+		v.Facts = maskFacts(route, v.Facts)
+		d.Verdict = &v
+	}
+	for _, trail := range []reason.Trail{d.Next, d.Shadows} {
+		for i := range trail {
+			trail[i].Facts = maskFacts(route, trail[i].Facts)
+		}
+	}
+	for i := range d.Hints {
+		d.Hints[i].Text = route.MaskText(d.Hints[i].Text)
+	}
+	if d.Refuser != nil {
+		for i := range d.Refuser.Evidence {
+			clue := &d.Refuser.Evidence[i]
+			clue.Says, clue.Quote = route.MaskText(clue.Says), route.MaskText(clue.Quote)
+		}
+	}
+}
+
+// maskFacts are facts as they are recorded. What a public manual would tell is not the caller's, and stays.
+func maskFacts(route *policy.Route, facts reason.Facts) reason.Facts {
+	masked := slices.Clone(facts)
+	for i := range masked {
+		if masked[i].Tier == reason.ToAnyone {
+			continue
+		}
+		switch v := masked[i].Value.(type) {
+		case string:
+			masked[i].Value = route.MaskText(v)
+		case []string:
+			list := slices.Clone(v)
+			for k := range list {
+				list[k] = route.MaskText(list[k])
+			}
+			masked[i].Value = list
+		}
+	}
+	return masked
 }
 
 // amend corrects a record whose answer did not reach the client.

@@ -3,6 +3,7 @@ package policy
 import (
 	"crypto/tls"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -166,6 +167,8 @@ type Route struct {
 	// Versions of the API that are in service.
 	Versions []string
 	Source   *reason.Source
+	// Masks hide parts of what is recorded.
+	Masks []RecordMasker
 
 	shared []sharedStep // limits that are counted in the shared counters
 }
@@ -290,4 +293,17 @@ func (x *Exchange) OwnerFact() reason.Fact {
 		name += " (" + o.Contact + ")"
 	}
 	return reason.Own("owner", name)
+}
+
+// Hides says that the value at a place is not for records.
+func (r *Route) Hides(place []string) bool {
+	return slices.ContainsFunc(r.Masks, func(m RecordMasker) bool { return m.Hides(place) })
+}
+
+// MaskText hides parts of a text that is recorded.
+func (r *Route) MaskText(text string) string {
+	for _, m := range r.Masks {
+		text = m.MaskText(text)
+	}
+	return text
 }

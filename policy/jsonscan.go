@@ -44,8 +44,11 @@ func (f jsonFault) err() error {
 	case jsonManyValues:
 		return fmt.Errorf("more than %d values", f.limit)
 	}
-	return fmt.Errorf("at byte %d it wants %s", f.at, f.wanted)
+	return fmt.Errorf("something else than %s at byte %d", bracketWords.Replace(f.wanted), f.at)
 }
+
+// bracketWords are for errors, which stand in sentences.
+var bracketWords = strings.NewReplacer(" }", " a closing brace", " ]", " a closing bracket")
 
 type jsonFaultKind uint8
 

@@ -121,3 +121,17 @@ func parseJSONPath(p string) (jsonPath, error) {
 func (s *jsonStep) matches(key string, index int) bool {
 	return s.any || index < 0 && s.index < 0 && s.name == key || index >= 0 && s.index == index
 }
+
+// leadsTo says that the path leads to a place, or to what holds it. Positions in lists are written as numbers.
+func (p jsonPath) leadsTo(place []string) bool {
+	if len(p) > len(place) {
+		return false
+	}
+	for i := range p {
+		position, err := strconv.Atoi(place[i])
+		if !p[i].matches(place[i], -1) && (err != nil || position < 0 || !p[i].matches("", position)) {
+			return false
+		}
+	}
+	return true
+}

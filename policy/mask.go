@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,7 +18,7 @@ import (
 	"github.com/whygate/whygate/wire"
 )
 
-// Mask hides what clients must not read in answers: fields of JSON by name or path, and e-mail addresses,
+// Mask hides what clients must not read in answers, and nobody in records: fields of JSON by name or path, and e-mail addresses,
 // phone, card and account numbers in JSON and texts.
 //
 // JSON is read whole, and stays JSON: a field that is masked becomes a text, its name stays. Patterns look
@@ -27,6 +28,9 @@ import (
 // is) is refused, unless Otherwise lets it pass. The upstream is asked for whole answers without
 // encoding. Answers of upstreams that refuse are masked too; refusals of the gateway hold nothing to mask.
 // How much was masked is a hint in the call's record, which never holds what it was.
+//
+// Records of calls hold what a check has seen, so that refusals can be explained: the same is masked in them, in what
+// is recorded of a request as well, its path and User-Agent included. Values of fields and paths are not told by schema and waf.
 //
 //	policies:
 //	- mask: {fields: [password], paths: ["customers[*].email"], patterns: [card, iban]}
@@ -118,6 +122,33 @@ func (p *Mask) Compile(env *Env) any {
 		}
 	}
 	return m
+}
+
+// MaskText hides what the patterns find.
+func (m *mask) MaskText(text string) string {
+	hits := m.texts.find(text)
+	if len(hits) == 0 {
+		return text
+	}
+	var b strings.Builder
+	done := 0
+	for _, f := range hits {
+		b.WriteString(text[done:f.start])
+		b.WriteString(m.hide(text[f.start:f.end]))
+		done = f.end
+	}
+	b.WriteString(text[done:])
+	return b.String()
+}
+
+// Hides says that a field of some name, or at the end of a path, holds the place.
+func (m *mask) Hides(place []string) bool {
+	for _, name := range place {
+		if m.fields[strings.ToLower(name)] {
+			return true
+		}
+	}
+	return slices.ContainsFunc(m.paths, func(p jsonPath) bool { return p.leadsTo(place) })
 }
 
 // structured says that fields of JSON are masked, wherever they stand.

@@ -248,3 +248,17 @@ func FuzzMaskText(f *testing.F) {
 		}
 	})
 }
+
+// TestMaskHides: which places of a request are not for records.
+func TestMaskHides(t *testing.T) {
+	b := newTestbed(t)
+	m := b.mask(`{fields: [Salary], paths: ["customers[*].mail", "a.*.b", "[0].x"]}`)
+	for place, want := range map[string]bool{
+		"salary": true, "of/SALARY/0": true, "customers/0/mail": true, "customers/17/mail/deep": true, "a/x/b": true, "a/0/b": true, "0/x": true,
+		"": false, "customers/0": false, "mail": false, "customers/x/name": false, "x/customers/0/mail": false, "1/x": false,
+	} {
+		if got := m.Hides(strings.Split(place, "/")); got != want {
+			t.Errorf("%s is hidden: %v", place, got)
+		}
+	}
+}

@@ -95,6 +95,14 @@ type ContentFilter interface {
 	Filter(x *Exchange, h *wire.Head) (Transform, error)
 }
 
+// RecordMasker hides in records what it hides in answers.
+type RecordMasker interface {
+	// MaskText hides parts of a text.
+	MaskText(text string) string
+	// Hides says that the value at a place is hidden: in JSON by names and positions, of a parameter by its name.
+	Hides(place []string) bool
+}
+
 // Transform changes content piece by piece.
 type Transform interface {
 	// Write takes the next piece and returns what of the content is ready, which holds until the next

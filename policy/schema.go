@@ -453,13 +453,13 @@ func (c *schemaCheck) unknown(x *Exchange, path string, item *apiItem) reason.Ve
 	return schemaUnknownOperation.Refuse(facts...)
 }
 
-func (c *schemaCheck) list() violations {
-	return violations{schemas: c.set.schemas, most: c.most}
+func (c *schemaCheck) list(x *Exchange) violations {
+	return violations{schemas: c.set.schemas, most: c.most, route: x.Route}
 }
 
 // parameters holds the parameters of a call against those of its operation.
 func (c *schemaCheck) parameters(x *Exchange, op *apiOperation, path *captured) violations {
-	l := c.list()
+	l := c.list(x)
 	for i := range op.params {
 		op.params[i].check(x, path, &l)
 	}
@@ -508,7 +508,7 @@ func (c *schemaCheck) content(x *Exchange, op *apiOperation, found **violations)
 	}
 	if !has {
 		if body.required && (c.set.body == nil || x.Method == "POST" || x.Method == "PUT" || x.Method == "PATCH") {
-			c.push(found, violation{wanted: "a body of type " + reason.List(body.names), seen: "none", fix: "send a body of type " + reason.List(body.names), schema: bodySchema(body)})
+			c.push(x, found, violation{wanted: "a body of type " + reason.List(body.names), seen: "none", fix: "send a body of type " + reason.List(body.names), schema: bodySchema(body)})
 		}
 		return v, "the parameters; there is no body"
 	}
@@ -545,7 +545,7 @@ func (c *schemaCheck) content(x *Exchange, op *apiOperation, found **violations)
 		tokens, schema, value = media.fast.narrow(value)
 	}
 	if err := schema.Validate(value); err != nil {
-		l := c.list()
+		l := c.list(x)
 		l.root, l.below = value, tokens
 		l.ofError(err)
 		if *found == nil {
@@ -569,9 +569,9 @@ func (l *violations) ofError(err error) {
 	}
 }
 
-func (c *schemaCheck) push(found **violations, v violation) {
+func (c *schemaCheck) push(x *Exchange, found **violations, v violation) {
 	if *found == nil {
-		l := c.list()
+		l := c.list(x)
 		*found = &l
 	}
 	(*found).push(v)
@@ -808,7 +808,7 @@ func (w *schemaWatch) judge() {
 	if err == nil {
 		return
 	}
-	l := w.c.list()
+	l := w.c.list(w.x)
 	l.root, l.below = value, tokens
 	l.ofError(err)
 	list := l.sorted()

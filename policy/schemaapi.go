@@ -674,13 +674,14 @@ func (p *apiParam) check(x *Exchange, c *captured, l *violations) {
 	if !ok {
 		return
 	}
-	one := &violations{root: v, schemas: l.schemas, most: l.most}
-	if isSecret(p.name) {
+	one := &violations{root: v, schemas: l.schemas, most: l.most, route: l.route}
+	hidden := isSecret(p.name) || l.route != nil && l.route.Hides([]string{p.name})
+	if hidden {
 		one.root = nil
 	}
 	one.collect(e)
 	for _, found := range one.list {
-		if isSecret(p.name) {
+		if hidden {
 			found.seen = maskedValue
 		}
 		found.fix = strings.ReplaceAll(found.fix, "the body", place)

@@ -30,6 +30,7 @@ type violations struct {
 	below   []string // where it lies in the body
 	schemas map[string]*jsonschema.Schema
 	most    int
+	route   *Route // says what is hidden; nil where nothing is
 	list    []violation
 	total   int
 	// wrongType says that a wrong type is all there is.
@@ -115,7 +116,7 @@ func (l *violations) alternatives(e *jsonschema.ValidationError) {
 	var best *violations
 	byType := true
 	for _, c := range e.Causes {
-		one := &violations{root: l.root, below: l.below, schemas: l.schemas, most: l.most}
+		one := &violations{root: l.root, below: l.below, schemas: l.schemas, most: l.most, route: l.route}
 		one.collect(c)
 		k, ok := soleType(c)
 		if ok = ok && slices.Equal(placeOf(c), e.InstanceLocation); ok {
@@ -427,7 +428,7 @@ const maskedValue = "a value that is not shown"
 
 // value shows the value at a place, unless its name says that it is a secret.
 func (l *violations) value(tokens []string) string {
-	if slices.ContainsFunc(l.below, isSecret) || slices.ContainsFunc(tokens, isSecret) {
+	if slices.ContainsFunc(l.below, isSecret) || slices.ContainsFunc(tokens, isSecret) || l.route != nil && l.route.Hides(append(slices.Clip(l.below), tokens...)) {
 		return maskedValue
 	}
 	return show(l.at(tokens))

@@ -486,6 +486,9 @@ func (c *wafCheck) refuse(x *Exchange, f *findings) reason.Verdict {
 
 // facts are those of both phases.
 func (f *findings) facts(x *Exchange, threshold reason.Fact) []reason.Fact {
+	for i := range f.matches {
+		f.matches[i].hidden = x.Route.Hides(f.matches[i].place())
+	}
 	facts := []reason.Fact{threshold, reason.Own("places", f.placesText()), reason.Rule("score", f.score), reason.Rule("why", f.why()), x.OwnerFact()}
 	var lines, ids []string
 	for i := range f.matches {

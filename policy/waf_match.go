@@ -29,6 +29,7 @@ type WAFMatch struct {
 	Pointer string
 	Message string
 	bytes   string // what matched, of it the first maxMatched
+	hidden  bool   // the route says that it is not for records
 }
 
 // Bounds of what a refusal tells.
@@ -159,7 +160,7 @@ var wordsOfSecrets = []string{"pass", "pwd", "secret", "token", "authorization",
 
 // secret says that what matched must not be told. Cookies are credentials as a rule.
 func (m *WAFMatch) secret() bool {
-	if m.Variable == "REQUEST_COOKIES" || m.Variable == "REQUEST_BODY" || strings.HasPrefix(m.Variable, "RESPONSE") {
+	if m.hidden || m.Variable == "REQUEST_COOKIES" || m.Variable == "REQUEST_BODY" || strings.HasPrefix(m.Variable, "RESPONSE") {
 		return true
 	}
 	key := strings.ToLower(m.Key)
@@ -422,3 +423,11 @@ func (f *findings) withStatus(v reason.Verdict) reason.Verdict {
 
 // The rule ids of the OWASP rule set.
 const firstOfRuleSet, lastOfRuleSet = 900_000, 999_999
+
+// place is where the match lies, as policies that hide values name it.
+func (m *WAFMatch) place() []string {
+	if m.Pointer != "" {
+		return pointerTokens(m.Pointer)
+	}
+	return []string{m.Key}
+}

@@ -200,6 +200,9 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	if e, ok := made.(policy.ResponseEditor); ok {
 		route.ResponseEdits = append(route.ResponseEdits, e)
 	}
+	if m, ok := made.(policy.RecordMasker); ok {
+		route.Masks = append(route.Masks, m)
+	}
 	if f, ok := made.(policy.ContentFilter); ok {
 		route.Filters = append(route.Filters, step.Filter(f))
 	}
