@@ -86,7 +86,7 @@ var wrongKinds = map[string]wrongKind{
 	"concurrency":  {`{"calls": 1, "per": "address"}`, nil},
 	"content-type": {`{"allow": ["application/json"]}`, map[string][]string{"allow[0]": {`""`, `"json"`, `"a/b/c"`, `"application/"`}, "charsets[0]": {`""`, `"utf 8"`}}},
 	"json-limits":  {`{}`, nil},
-	"schema":       {`{}`, map[string][]string{"openapi": {`"nonesuch.yaml"`, `"bad.txt"`}, "body": {`"nonesuch.json"`, `"bad.txt"`, `{"type": "strin"}`, `3`, `{"$ref": "#/nowhere"}`, `{"pattern": "("}`}}},
+	"schema":       {`{}`, map[string][]string{"openapi": {`"nonesuch.yaml"`, `"bad.txt"`}, "body": {`"nonesuch.json"`, `"bad.txt"`, `{"type": "strin"}`, `3`, `{"$ref": "#/nowhere"}`, `{"pattern": "("}`}, "references": anyText}}, // TestSchemaReferences has wrong ones: they need a schema beside them
 	"waf": {`{}`, map[string][]string{"methods[0]": {`"GE T"`, `""`}, "contentTypes[0]": {`""`, `"json"`}, "exclusions[0]": {`{}`}, "exclusions[0].rules[0]": {`0`, `-1`, `999999999`}, "exclusions[0].tags[0]": {`""`, `"nonesuch"`},
 		"exclusions[0].route": {`"nonesuch"`}, "exclusions[0].path": {`"articles"`}, "exclusions[0].parameter": anyText, "exclusions[0].variable": {`"NONESUCH"`, `"ARGS:"`}, "directives": {`"nonesuch.conf"`, `"bad.txt"`, `"."`}}},
 	"mock":    {`{"answers": [{}]}`, map[string][]string{"answers": {`[]`}, "answers[0].name": {`"a b"`}, "answers[0].headers": {`{"X Y": "a"}`, `{"X-A": "a\nb"}`, `{"Content-Length": "3"}`, `{"Connection": "close"}`}, "answers[0].body": anyText, "answers[0].file": {`"nonesuch"`, `"."`}}},
