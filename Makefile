@@ -27,7 +27,7 @@ check: ## gofmt, vet, staticcheck, and that go.mod is tidy
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
 	$(GO) mod tidy -diff
 
-bench: build ## measure side by side with nginx, HAProxy and Go's ReverseProxy (installs what is missing, and says so); requests per diagnosis
+bench: build ## measure side by side with nginx, HAProxy and Go's ReverseProxy (installs what is missing, and says so); requests per diagnosis; time of an offline verdict
 	$(GO) run ./bench
 	$(GO) test ./pinpoint/rig -run '^$$' -bench Requests -benchtime 1x
 	$(GO) test ./pinpoint/rig -run '^$$' -bench Offline

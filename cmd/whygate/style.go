@@ -23,8 +23,9 @@ func (a *app) styleFor(w io.Writer) style {
 	f, ok := w.(*os.File)
 	terminal := ok && term.IsTerminal(int(f.Fd()))
 	if terminal {
-		if cols, _, err := term.GetSize(int(f.Fd())); err == nil && cols > 20 {
-			s.width, s.terminal = cols, true
+		s.width, s.terminal = 80, true // a serial line or a new pseudoterminal reports no width
+		if cols, _, err := term.GetSize(int(f.Fd())); err == nil && cols > 0 {
+			s.width = max(cols, 20)
 		}
 	}
 	switch a.color {

@@ -454,6 +454,10 @@ func (r *request) deniedClues() []pinpoint.Clue {
 	if a.kind == "method" || a.methods != nil && len(a.methods.names) > 0 {
 		m := r.derived(main, "method-denied-by-rule", pinpoint.Certain)
 		m.Says = "The method " + r.methodName() + " falls under " + text + " at " + placeText(at) + "; other methods are not refused by it."
+		if r.sub {
+			m.Says = "httpd looks for " + r.uri + " with GET on behalf of this " + r.methodName() + ", and “" + text + "” at " + placeText(at) + " refuses that."
+			m.Fix = []string{"Let “" + text + "” at " + placeText(at) + " hold GET too, or send the request to the file itself instead of its directory."}
+		}
 		if a.methods != nil && a.methods.at != nil {
 			m.At = a.methods.at.at
 			m.Says = "The method " + r.methodName() + " falls under " + a.methods.at.String() + " at " + placeText(m.At) + ", and “" + text + "” refuses it."

@@ -127,6 +127,14 @@ func TestCauses(t *testing.T) {
 		says   []string
 	}{
 		{name: "served", conf: grant, url: "/a.html"},
+		{name: "SetEnv counts for the index", files: tree{"/srv/www/img/index.html": "x", "/srv/www/img/.htaccess": "Order allow,deny\nAllow from env=!closed\n"}, conf: grant + "<Directory /srv/www/img>\nSetEnv closed 1\nDirectoryIndex /pub/a.html\n</Directory>\n<Directory /srv/www/pub>\nOrder allow,deny\nAllow from env=!closed\n</Directory>\n",
+			url: "/img/", status: 403, cause: "apache-legacy-order-deny"},
+		{name: "the index is asked for with GET", files: tree{"/srv/www/img/index.html": "x"}, conf: grant + "<Location /img>\nRequire method POST\n</Location>\n", method: "POST", url: "/img/", status: 403, cause: "method-denied-by-rule", at: "Require method POST", says: []string{"looks for /img/index.html with GET"}},
+		{name: "bare Options leaves an option out", files: tree{"/srv/www/img/.htaccess": "Options SymLinksIfOwnerMatch\n"}, conf: "DocumentRoot /srv/www\n<Directory /srv/www>\nAllowOverride Options\nRequire all granted\n</Directory>\n",
+			url: "/img/", status: 500, cause: "apache-allowoverride-none", at: "Options SymLinksIfOwnerMatch", file: "/srv/www/img/.htaccess", says: []string{"AllowOverride Options"}},
+		{name: "a body above the limit takes the place of a redirect", conf: grant + "<Location /img>\nLimitRequestBody 4\n</Location>\n", method: "POST", url: "/img", fields: []string{"Content-Length", "9"}, status: 413, cause: "body-too-large", at: "LimitRequestBody 4"},
+		{name: "the ErrorDocument of an index does not count", conf: grant + "<Directory /srv/www/img>\nDirectoryIndex /pub/a.html\n</Directory>\n<Directory /srv/www/pub>\nErrorDocument 403 http://elsewhere.test/\nRequire all denied\n</Directory>\n",
+			url: "/img/", status: 403, cause: "apache-require-denied", at: "Require all denied"},
 		{name: "S04 listing", conf: grant + "<Directory /srv/www/img>\nOptions -Indexes\n</Directory>\n", url: "/img/", status: 403, cause: "no-index-listing-off", at: "Options -Indexes", says: []string{"AH01276", "/srv/www/img/"}},
 		{name: "S05 inherited .htaccess", conf: grant, files: tree{"/srv/www/.htaccess": "# closed\nRequire all denied\n"}, url: "/pub/a.html", status: 403, cause: "apache-require-denied", at: "Require all denied", file: "/srv/www/.htaccess", says: []string{"/srv/www/.htaccess:2", "AH01630"}},
 		{name: "S06 unreadable .htaccess", conf: grant, files: tree{"/srv/www/.htaccess": "EACCES"}, url: "/a.html", status: 403, cause: "apache-htaccess-unreadable", file: "/srv/www/.htaccess", says: []string{"AH00529"}},

@@ -313,13 +313,17 @@ func (c *Config) walkWith(a pinpoint.Arrival, ds *doubts, seen func(*request)) p
 	return d
 }
 
+// dropping are statuses after which httpd closes the connection, so that it need not read the body away
+// (ap_status_drops_connection).
+var dropping = []int{400, 408, 411, 413, 414, 500, 501, 503}
+
 // finish writes a refusal to the decision, after ErrorDocument.
 func (r *request) finish(ref *refusal) {
 	d := r.out
 	if ref == nil {
 		return
 	}
-	if ref.status >= 400 && ref.status != 413 && ref.status != 500 && ref.scope != nil && r.uri != "" {
+	if ref.status >= 300 && !slices.Contains(dropping, ref.status) && ref.scope != nil && r.uri != "" {
 		r.scope = ref.scope
 		if big := r.bodyLimit(); big != nil { // httpd reads the body away before it answers, and stops at the limit
 			for i := range ref.clues {
@@ -656,6 +660,28 @@ func (r *request) setenv(name, value string, from *directive) {
 		r.envFrom = map[string]*directive{}
 	}
 	r.envFrom[name] = from
+}
+
+// fixedVariables is SetEnv of mod_env. httpd sets them after it has decided about access, so they count
+// for what comes later only: the sub-requests for index files, and, with REDIRECT_ before their names,
+// internal redirects. What PassEnv takes from the server's own environment is not known here.
+// https://httpd.apache.org/docs/2.4/mod/mod_env.html#setenv
+func (r *request) fixedVariables() {
+	if !r.c.has("env") {
+		return
+	}
+	for _, d := range r.scope.setEnv {
+		if d.name == "setenv" {
+			r.setenv(d.arg(0), d.arg(1), d)
+		}
+	}
+}
+
+// without leaves out what an UnsetEnv of the section inside takes away.
+func without(outer, inner []*directive) []*directive {
+	return slices.DeleteFunc(slices.Clone(outer), func(o *directive) bool {
+		return slices.ContainsFunc(inner, func(d *directive) bool { return d.name == "unsetenv" && slices.Contains(d.args, o.arg(0)) })
+	})
 }
 
 // environment is mod_setenvif. https://httpd.apache.org/docs/2.4/mod/mod_setenvif.html

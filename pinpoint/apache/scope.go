@@ -22,7 +22,8 @@ const (
 	optMultiViews
 	optIncludesNoExec
 	optUnset
-	optAll = optIndexes | optIncludes | optFollow | optOwner | optExec | optIncludesNoExec
+	optAll      = optIndexes | optIncludes | optFollow | optExec | optIncludesNoExec // “All”: not SymLinksIfOwnerMatch, nor MultiViews
+	optAnything = optAll | optOwner | optMultiViews
 )
 
 var optionNames = map[string]options{
@@ -269,7 +270,7 @@ func (b *builder) one(d *directive, m *methods) {
 		b.options(d)
 	case "allowoverride":
 		s.override.set, s.override.at = true, d
-		s.override.classes, s.override.options, s.override.nonfatal = 0, optAll|optMultiViews, ""
+		s.override.classes, s.override.options, s.override.nonfatal = 0, optAnything, ""
 		for _, a := range d.args {
 			name, value, _ := strings.Cut(strings.ToLower(a), "=")
 			switch name {
@@ -285,6 +286,7 @@ func (b *builder) one(d *directive, m *methods) {
 				s.override.classes |= overLimit
 			case "options":
 				s.override.classes |= overOptions
+				s.override.options = optAll // what “Options” without a list allows, unlike “All”
 				if value != "" {
 					s.override.options = 0
 					for _, o := range strings.Split(value, ",") {
@@ -529,7 +531,7 @@ func (s *scope) merge(n *scope) *scope {
 		maps.Copy(m.errorDocs, n.errorDocs)
 	}
 	m.setEnvIf = slices.Concat(s.setEnvIf, n.setEnvIf)
-	m.setEnv = slices.Concat(s.setEnv, n.setEnv)
+	m.setEnv = slices.Concat(without(s.setEnv, n.setEnv), n.setEnv)
 	m.handlers = slices.Concat(s.handlers, n.handlers)
 	m.headers = slices.Concat(s.headers, n.headers)
 	m.redirects = slices.Concat(n.redirects, s.redirects)

@@ -70,8 +70,10 @@ func (r *request) lookup() *refusal {
 	if !r.sub {
 		r.environment(r.scope)
 	}
-	// httpd asks only once for one and the same configuration.
-	if p := r.passed; p == nil || r.proxied != "" || p.dir != r.walked.dir || !slices.Equal(p.merged, r.merged) {
+	// httpd asks only once for one and the same configuration. Sections of URLs and If make a new one
+	// for each sub-request and internal redirect, also where they are the same.
+	anew := slices.ContainsFunc(r.merged, func(s *section) bool { return s.kind == "location" || s.kind == "if" })
+	if p := r.passed; p == nil || anew || r.proxied != "" || p.dir != r.walked.dir || !slices.Equal(p.merged, r.merged) {
 		if ref := r.access(); ref != nil {
 			return ref
 		}
@@ -333,7 +335,7 @@ func (r *request) accessFile(s *scope, dir string) (*scope, *refusal) {
 			if r.quiet || !exists(r.c.files, file) {
 				continue
 			}
-			over.classes, over.options, over.nonfatal = overAll, optAll|optMultiViews, "all"
+			over.classes, over.options, over.nonfatal = overAll, optAnything, "all"
 			ds, err := r.c.htaccess(file)
 			if err != nil {
 				continue
@@ -448,7 +450,7 @@ func (r *request) fileSections() {
 }
 
 // fixups are mod_rewrite of a directory, Redirect of a directory, mod_security's look at the body,
-// and mod_dir.
+// mod_env, and mod_dir.
 func (r *request) fixups() *refusal {
 	if ref := r.bodyOfFirewall(); ref != nil {
 		return ref
@@ -464,6 +466,7 @@ func (r *request) fixups() *refusal {
 	if ref := r.redirects(r.scope.redirects); ref != nil {
 		return ref
 	}
+	r.fixedVariables()
 	if pending != nil {
 		return r.follow(*pending)
 	}
@@ -633,6 +636,9 @@ func (r *request) directoryIndex() *refusal {
 			r.method, r.sub = method, sub
 			return nil
 		}
+		if ref != nil {
+			ref.scope = r.scope // the request itself answers: its ErrorDocument and limits count
+		}
 		if ref != nil && (ref.status >= 300 && ref.status < 400 || len(names) == 1 && (ref.status == 401 || ref.status == 406)) {
 			return ref
 		}
@@ -672,11 +678,11 @@ func (r *request) fallbackTo() (*refusal, bool) {
 	if o.depth++; o.depth > maxRedirects {
 		return r.refuse(500), true
 	}
-	ref := o.lookup()
-	if ref != nil {
+	if ref := o.lookup(); ref != nil {
 		if ref.status == 404 {
 			return nil, false
 		}
+		ref.scope = r.scope
 		return ref, true
 	}
 	if o.kind != "file" && o.proxied == "" {

@@ -615,7 +615,7 @@ func (w *walk) authRequest() (int, []pinpoint.Clue) {
 	s.client, s.realip, s.vars = w.client, true, w.vars
 	s.sub, s.internal, s.rawURI = true, true, false
 	s.uri, s.args, s.method = uri, args, "GET"
-	s.unparsed = w.unparsed
+	s.unparsed, s.discarded = w.unparsed, w.discarded
 	s.budget = w.budget / 2
 	s.trail = nil
 	s.run(serverRewrite)
@@ -669,6 +669,14 @@ func (w *walk) authRequest() (int, []pinpoint.Clue) {
 		}
 		return status, []pinpoint.Clue{c}
 	case status == 444:
+		c.Weight = pinpoint.Certain
+		c.Says = fmt.Sprintf("auth_request in %s asks %s, and there nginx closes the connection without an answer (444)", where(d.at), uri)
+		c.Fix = []string{fmt.Sprintf("Let %s answer 401 or 403, so that callers see a refusal", uri)}
+		if len(s.clues) > 0 {
+			c.At, c.Quote = s.clues[0].At, s.clues[0].Quote
+			c.Says += ": " + s.clues[0].Says
+		}
+		w.refuse(444, c)
 		return 444, nil
 	default:
 		w.step(d.at, "auth_request is answered with %d, which nginx turns into 500", status)
