@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"text/template"
 )
 
@@ -90,12 +91,21 @@ type site struct {
 	User   string // the user nginx's workers shall run as; "" without root, where nginx cannot choose
 	Slots  int    // client connections and upstream connections, with some to spare
 	Body   string
-	// Policies are those of a row of the case policies, each an entry of YAML.
+	// Policies are those of a row of the case policies, each an entry of YAML; ORIGIN stands for that address.
 	Policies []string
 	Module   string // of nginx, in the case waf
 	Rules    string // folder of the rule set, in the case waf
 	key
 	callers
+}
+
+// Entries are the policies, with the address of the origin where they ask it.
+func (s site) Entries() []string {
+	var list []string
+	for _, p := range s.Policies {
+		list = append(list, strings.ReplaceAll(p, "ORIGIN", s.Origin))
+	}
+	return list
 }
 
 // key is the API key of one run. It is made anew each time and stored nowhere else.

@@ -5,17 +5,21 @@ package main
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -105,6 +109,14 @@ var policyRows = []policyRow{
 		wrong: call{path: "/other"}, status: 401},
 	{name: rowJWT, beside: bareToken, policies: []string{`jwt: {issuer: "` + tokenIssuer + `", audience: [bench], keyFile: ../issuer.pem}`}, call: call{as: callers.token},
 		wrong: call{headers: []string{"Authorization:"}}, status: 401},
+	{name: "mtls, in a header", beside: bare, policies: []string{`mtls: {ca: ../ca.pem, header: Client-Cert, allow: [{san: client.bench.test}]}`}, call: call{as: callers.certificate},
+		wrong: call{headers: []string{"Client-Cert:"}}, status: 401},
+	{name: "forward-auth, asked", beside: bareToken, policies: []string{`forward-auth: {url: "http://ORIGIN/authorize", subject: X-Auth-User, concurrency: 1000}`}, call: call{as: callers.token},
+		wrong: call{headers: []string{"Authorization:"}}, status: 403},
+	{name: "forward-auth, remembered", beside: bareToken, policies: []string{`forward-auth: {url: "http://ORIGIN/authorize", subject: X-Auth-User, cacheFor: 1h}`}, call: call{as: callers.token},
+		wrong: call{headers: []string{"Authorization:"}}, status: 403},
+	{name: "introspection, remembered", beside: bareToken, policies: []string{`introspection: {endpoint: "http://ORIGIN/introspect", clientId: bench, clientSecret: {file: ../hmac.secret}, cacheFor: 1h}`}, call: call{as: callers.token},
+		wrong: call{headers: []string{"Authorization:"}}, status: 401},
 	{name: rowAnybody, beside: bare, policies: []string{anybody}},
 	{name: "subscription", beside: rowKey, policies: []string{withKey, `subscription: {}`}, wrong: call{headers: []string{"X-Api-Key:"}}, status: 401},
 	{name: "access", beside: rowKey, policies: []string{withKey, `access: {allow: {applications: [bench]}}`}, wrong: call{headers: []string{"X-Api-Key:"}}, status: 401},
@@ -161,17 +173,21 @@ type callers struct {
 	bearerValue  string
 	signedInput  string
 	signedValue  string
+	shownValue   string
 }
 
 func (c callers) password() []string { return []string{"Authorization: Basic " + c.basicValue} }
 func (c callers) token() []string    { return []string{"Authorization: Bearer " + c.bearerValue} }
+func (c callers) certificate() []string {
+	return []string{"Client-Cert: :" + c.shownValue + ":"}
+}
 func (c callers) signature() []string {
 	return []string{"Signature-Input: sig1=" + c.signedInput, "Signature: sig1=:" + c.signedValue + ":"}
 }
 
-// newCallers makes a password, a shared secret with a signature of GET /, and an
-// issuer's key with a token. What Whygate reads of them is in dir: issuer.pem and
-// hmac.secret, and places.mmdb, which knows where networks are.
+// newCallers makes a password, a shared secret with a signature of GET /, an
+// issuer's key with a token, and a certificate. What Whygate reads of them is in dir: issuer.pem,
+// hmac.secret and ca.pem, and places.mmdb, which knows where networks are.
 func newCallers(dir string, now time.Time) (callers, error) {
 	c := callers{HMACFile: filepath.Join(dir, "hmac.secret")}
 	password, secret := rand.Text(), rand.Text()
@@ -192,6 +208,10 @@ func newCallers(dir string, now time.Time) (callers, error) {
 	}
 
 	if err := writePlaces(filepath.Join(dir, "places.mmdb")); err != nil {
+		return c, err
+	}
+
+	if c.shownValue, err = newCertificate(filepath.Join(dir, "ca.pem"), now); err != nil {
 		return c, err
 	}
 
@@ -218,6 +238,30 @@ func newCallers(dir string, now time.Time) (callers, error) {
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})
 	return c, os.WriteFile(filepath.Join(dir, "issuer.pem"), text, 0o600)
+}
+
+// newCertificate writes the certificate of an authority, and returns one of a client that it has signed, as the field
+// Client-Cert has it (RFC 9440 §2.2), without the colons.
+func newCertificate(ca string, now time.Time) (string, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	authority := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, authority, authority, key.Public(), key)
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		return "", err
+	}
+	client := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "client"}, DNSNames: []string{"client.bench.test"}, NotBefore: authority.NotBefore, NotAfter: authority.NotAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	if der, err = x509.CreateCertificate(rand.Reader, client, authority, key.Public(), key); err != nil {
+		return "", err
+	}
+	return base64.StdEncoding.EncodeToString(der), nil
 }
 
 // writePlaces writes a database of 256 networks. That of the callers is not among them, since nobody can say where the

@@ -84,10 +84,9 @@ func TestPolicyRowsCompile(t *testing.T) {
 			measured[name] = true
 		}
 	}
-	elsewhere := map[string]string{"mtls": "the generator knows no TLS; see BenchmarkMethods", "forward-auth": "what it costs is another server's answer", "introspection": "what it costs is another server's answer; once remembered it is that of a JWT"}
 	for _, name := range policy.Names() {
-		if measured[name] == (elsewhere[name] != "") {
-			t.Errorf("a row for %s: %v; reason to have none: %q", name, measured[name], elsewhere[name])
+		if !measured[name] {
+			t.Errorf("there is no row for %s", name)
 		}
 	}
 	for _, g := range policyGoals {

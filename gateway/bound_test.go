@@ -20,7 +20,7 @@ func TestBodyIsBoundByWhatRefuses(t *testing.T) {
 	t.Parallel()
 	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {})
 	for _, c := range []struct{ name, policies, want string }{
-		{"enforced for others", "  - size: {body: 5B}\n    name: p2\n    enforce: 50%\n", ""}, // 127.0.0.1 is not among them
+		{"enforced for others", "  - size: {body: 5B}\n    name: p2\n    enforce: 0.001%\n", ""}, // 127.0.0.1 is not among them
 		{"enforced for all", "  - size: {body: 5B}\n    name: p2\n", "size.body"},
 		{"watching", "  - size: {body: 5B}\n    name: p2\n    shadow: true\n", ""},
 		{"the smaller one first", "  - size: {body: 5B}\n    name: small\n  - size: {body: 1KiB}\n    name: large\n", "size.body"},

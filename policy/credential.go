@@ -98,7 +98,7 @@ func (x *Exchange) identify(cred *consumer.Credential) reason.Verdict {
 var preflightRefused = reason.New(reason.Reason{
 	Code: "cors.preflight", Status: 403,
 	Title:  "Pages of other origins cannot call this API",
-	Says:   "this is a CORS preflight, which browsers always send without credentials, and this API wants {places}",
+	Says:   "no policy cors answers this CORS preflight[; browsers always send it without credentials, and this API wants {places}]",
 	Wanted: "the policy cors, which answers preflights before credentials are asked for",
 	Seen:   "a preflight from {origin} for {method}, and no policy cors",
 	Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to add the policy cors with the origin {origin}"}},

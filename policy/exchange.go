@@ -167,6 +167,8 @@ type Route struct {
 	// Versions of the API that are in service.
 	Versions []string
 	Source   *reason.Source
+	// NoUpstream says that nothing stands behind the policies: mock answers what they let pass.
+	NoUpstream bool
 	// Masks hide parts of what is recorded.
 	Masks []RecordMasker
 

@@ -15,7 +15,8 @@ import (
 	"github.com/whygate/whygate/wire"
 )
 
-// Mock answers instead of the upstream: before there is one, or where a test wants a certain answer.
+// Mock answers instead of the upstream: before there is one, or where a test wants a certain answer. An API
+// all of whose routes are mocked needs no upstream.
 //
 // All policies before it decide as they would, so what is refused with the service is refused without it.
 // The first answer is given unless the call chooses another, where that is allowed: by
@@ -210,7 +211,11 @@ func readMock(env *Env, field, name string) ([]byte, string) {
 
 // Check answers.
 func (c *mockCheck) Check(x *Exchange) reason.Verdict {
-	if x.Preflight || len(c.answers) == 0 {
+	if x.Preflight {
+		if x.Route.NoUpstream {
+			return preflightRefused.Refuse(reason.Public("origin", strings.Clone(x.Fields.Get(wire.Origin))),
+				reason.Public("method", strings.Clone(x.Fields.Get(wire.AccessControlRequestMethod))), x.OwnerFact())
+		}
 		return reason.Verdict{}
 	}
 	a := &c.answers[0]

@@ -198,8 +198,17 @@ func (s *Step) draw(x *Exchange) uint32 {
 		a := x.Client.Addr.As16()
 		h.Write(a[:])
 	}
-	n := h.Sum32()
-	return (n ^ n>>16) & 0xffff
+	return spread(h.Sum32()) >> 16
+}
+
+// spread has every bit of n count for every bit of the result (the finalizer of MurmurHash3, fmix32). FNV alone leaves
+// addresses and names that differ in their last character side by side, and so a whole network on the same side of a share.
+func spread(n uint32) uint32 {
+	n ^= n >> 16
+	n *= 0x85ebca6b
+	n ^= n >> 13
+	n *= 0xc2b2ae35
+	return n ^ n>>16
 }
 
 // Filter is what the policy does with content of answers: one that withholds them lets those to callers pass whom it only

@@ -402,7 +402,7 @@ type API struct {
 	// mount (stage, base path and version), the stage only, or nothing. What is stripped is
 	// announced as X-Forwarded-Prefix and put back into Location, Link and cookie paths of answers.
 	Strip string `json:"strip" enum:"mount,stage,none" default:"mount"`
-	// Upstream that calls are forwarded to, by name.
+	// Upstream that calls are forwarded to, by name. What the policy mock answers needs none.
 	Upstream string `json:"upstream" example:"orders"`
 	// Stages mount the API several times: /dev, /prod. Empty: one mount without a stage.
 	Stages []Stage `json:"stages"`

@@ -625,8 +625,8 @@ func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 		route.Prefix = cleanMount(m.stage.Path)
 	}
 	route.Strip = len(route.Prefix)
-	c.upstreamOf(m, r, field, route)
-	c.policies(m, r, field, route)
+	mocked := c.policies(m, r, field, route)
+	c.upstreamOf(m, r, field, route, mocked)
 	if own := m.path + template; !broken && slices.Contains(route.Methods, "GET") && (own == wellKnown+"whoami" || strings.HasPrefix(own, wellKnown+"reasons/")) {
 		c.lint(m.d.Problem(field+".path", "GET of this path is never matched: the gateway answers it itself", ""), "route.reserved")
 	}
@@ -673,7 +673,8 @@ func (c *compiler) openStages(m *mounted) []policy.OpenStage {
 	return list
 }
 
-func (c *compiler) upstreamOf(m *mounted, r *resource.Route, field string, route *Route) {
+// upstreamOf finds where calls of a route go. One that is mocked needs no upstream.
+func (c *compiler) upstreamOf(m *mounted, r *resource.Route, field string, route *Route, mocked bool) {
 	name, at := m.d.Spec.Upstream, "spec.upstream"
 	for _, o := range []struct{ name, at string }{
 		{m.version.Upstream, m.versionField + ".upstream"}, {m.stage.Upstream, m.stageField + ".upstream"}, {r.Upstream, field + ".upstream"},
@@ -683,12 +684,14 @@ func (c *compiler) upstreamOf(m *mounted, r *resource.Route, field string, route
 		}
 	}
 	switch {
+	case name == "" && mocked:
+		route.NoUpstream = true
 	case name == "":
 		at := field
 		if len(m.d.Spec.Routes) > 1 && !slices.ContainsFunc(m.d.Spec.Routes, func(r resource.Route) bool { return r.Upstream != "" }) {
 			at = "spec" // said once, not for every route
 		}
-		c.problem(m.d.Problem(at, "no upstream: neither the API nor its stage, version or route names one", "add upstream: NAME"))
+		c.problem(m.d.Problem(at, "no upstream: neither the API nor its stage, version or route names one", "add upstream: NAME, or the policy mock, which answers without one"))
 	case c.Set.Upstream(name) == nil:
 		c.missing(m.d.Problem, at, "upstream", name, names(c.Set.Upstreams))
 	default:

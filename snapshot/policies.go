@@ -28,8 +28,9 @@ type inherited struct {
 	order int
 }
 
-// policies works out which policies hold on a route and compiles them.
-func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *Route) {
+// policies works out which policies hold on a route and compiles them. The policy mock, where it does not only watch,
+// answers every call that the others let pass.
+func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *Route) (mocked bool) {
 	api := "API/" + route.API
 	levels := []level{{list: c.Gateway.Policies, scope: "Gateway", field: "spec.policies"}}
 	if g := c.Set.Gateway; g != nil {
@@ -58,11 +59,13 @@ func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *
 	}
 	for _, h := range held {
 		c.compilePolicy(m, route, h, kinds)
+		mocked = mocked || h.kind.Name == "mock" && !h.entry.Shadow && shareOf(h.entry.Enforce) == 0
 	}
 	c.implied(route, kinds)
 	c.lintRoute(m, field, route, kinds)
 	c.joinMethods(m, r, route)
 	route.ShareLimits(route.Steps)
+	return mocked
 }
 
 // checkMethods finds methods of authentication that are to be enforced for some callers only, beside others:

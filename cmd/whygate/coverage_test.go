@@ -1,12 +1,15 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/whygate/whygate/gateway"
 	"github.com/whygate/whygate/reason"
 )
 
@@ -64,6 +67,33 @@ func TestEveryReasonHasAScenario(t *testing.T) {
 		if reason.ByCode(code) == nil {
 			t.Errorf("there is no reason %s", code)
 		}
+	}
+}
+
+// TestEveryReasonIsComplete: each reason has a title, a sentence, fixes and a hint, in its JSON and in the reference.
+func TestEveryReasonIsComplete(t *testing.T) {
+	var pages []gateway.Page
+	if err := json.Unmarshal(printedBy(t, "reasons", "--json"), &pages); err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]gateway.Page{}
+	for _, p := range pages {
+		told[p.Code] = p
+	}
+	reference := string(printedBy(t, "reasons", "--markdown"))
+	for _, r := range reason.All() {
+		p := told[r.Code]
+		if p.Status != r.Status || p.Title == "" || p.Says == "" || len(p.Fixes) == 0 || p.Hint == "" {
+			t.Errorf("%s as JSON lacks something: %+v", r.Code, p)
+		}
+		_, section, _ := strings.Cut(reference, "\n## "+r.Code+"\n")
+		section, _, _ = strings.Cut(section, "\n## ")
+		if want := fmt.Sprintf("**%d. %s.** ", r.Status, r.Title); !strings.Contains(section, want) || !strings.Contains(section, "\n- hint: ") || strings.Count(section, "\n- ") != len(r.Fixes)+1 {
+			t.Errorf("the reference of %s lacks something: %s", r.Code, section)
+		}
+	}
+	if len(pages) != len(reason.All()) {
+		t.Errorf("%d pages of %d reasons", len(pages), len(reason.All()))
 	}
 }
 

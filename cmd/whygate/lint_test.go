@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/whygate/whygate/resource"
 	"github.com/whygate/whygate/whytest"
 )
 
@@ -40,5 +41,52 @@ func TestLintBarred(t *testing.T) {
 		if found != barred {
 			t.Errorf("%s: barred %v", strings.TrimSpace(policies), found)
 		}
+	}
+}
+
+// lintStories are lost days whose cause stands in documents: the policies and further documents that held it, and what lint
+// says of it, by its code or, of an error, in its words.
+var lintStories = []struct{ what, policies, more, says string }{
+	{"a list of groups that holds names of consumers", "key-auth, {groups: {any: [shop]}}", "", "groups.held-by-nobody"},
+	{"a subscription of what is no application", "key-auth, subscription", "---\napiVersion: whygate/v1\nkind: Subscription\nmetadata: {name: s}\nspec: {application: shop-key, api: api, plan: p, state: active}\n", `there is no application "shop-key"`},
+	{"granted at one gate, blocked at another", "key-auth, subscription, {access: {allow: {applications: [other]}}}", subscribed, "subscription.barred"},
+	{"allowed by one list, without a subscription", "key-auth, subscription, {access: {allow: {applications: [shop]}}}", "", "access.not-subscribed"},
+	{"a wildcard that is literal", "], routes: [{path: /services/*}", "", `the segment "*" is literal here`},
+	{"one limit for everybody behind an ingress", "{rate-limit: {requests: 3, per: address}}", "", "rate-limit.proxies-unsaid"},
+	{"the own address is on the list, and refused", "{ip-access: {allow: [203.0.113.0/24]}}", "", "ip-access.proxies-unsaid"},
+	{"a list that let the internet in", "{ip-access: {allow: [10.0.0.0/8]}}", "---\napiVersion: whygate/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {trustedProxies: [10.0.0.0/8]}\n", "ip-access.allows-proxy"},
+	{"a preflight that was refused for want of a key", "key-auth", "", "cors.preflight-refused"},
+	{"no leeway for clocks", "{jwt: {issuer: 'https://login.shop.test', audience: [a], leeway: 0s}}", "", "jwt.no-leeway"},
+	{"a firewall whose false alarms nobody has watched", "{waf: {paranoia: 3}}", "", "waf.unwatched"},
+}
+
+const subscribed = "---\napiVersion: whygate/v1\nkind: Subscription\nmetadata: {name: s}\nspec: {application: shop, api: api, plan: p, state: active}\n"
+
+// TestLintFindsStories: what can be seen in documents is said before they are published.
+func TestLintFindsStories(t *testing.T) {
+	const consumers = "---\napiVersion: whygate/v1\nkind: Application\nmetadata: {name: shop}\n---\napiVersion: whygate/v1\nkind: Application\nmetadata: {name: other}\n---\napiVersion: whygate/v1\nkind: Plan\nmetadata: {name: p}\nspec: {}\n" +
+		"---\napiVersion: whygate/v1\nkind: Credential\nmetadata: {name: shop-key}\nspec: {application: shop, groups: [staff], key: {prefix: wg_8fK2mQ4z, sha256: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}}\n"
+	for _, s := range lintStories {
+		t.Run(s.what, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "docs.yaml")
+			text := "apiVersion: whygate/v1\nkind: Upstream\nmetadata: {name: up}\nspec: {targets: [{url: \"http://127.0.0.1:1\"}]}\n---\napiVersion: whygate/v1\nkind: API\nmetadata: {name: api}\nspec: {upstream: up, policies: [" + s.policies + "]}\n"
+			if err := os.WriteFile(file, []byte(text+consumers+s.more), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			snap, _, problems := compileOffline([]string{file})
+			if snap != nil {
+				problems = append(problems, lint(snap, problems)...)
+			}
+			found := false
+			for _, p := range problems {
+				isIt := p.Code == s.says || p.Severity != resource.Warning && strings.Contains(p.Message, s.says)
+				if found = found || isIt; !isIt && p.Severity != resource.Warning {
+					t.Error(p)
+				}
+			}
+			if !found {
+				t.Errorf("%s is not said: %v", s.says, problems)
+			}
+		})
 	}
 }

@@ -1,0 +1,152 @@
+package gateway_test
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/gateway"
+	"github.com/whygate/whygate/policy"
+	"github.com/whygate/whygate/whytest"
+)
+
+// shared10 is a policy that is to be enforced for a tenth of the callers, and a call that it refuses.
+type shared10 struct {
+	settings, code     string
+	behind             string // policies that find out who calls
+	docs               string
+	method, path, body string
+	header             []string
+	first              bool // the first call of a caller passes
+	held               bool // another call is under way meanwhile
+}
+
+// refusesNothing are policies for whom there is no share of callers: they change calls, or answer them.
+var refusesNothing = []string{"anonymous", "headers", "path", "transform", "mask", "compress"}
+
+// TestEnforceTenPercent: every policy that refuses can be enforced for a tenth of the callers. About that many are refused,
+// always the same ones, and what the others were spared is in their records.
+func TestEnforceTenPercent(t *testing.T) {
+	t.Parallel()
+	const callers = 100
+	p := peers()
+	var keys []string
+	var people strings.Builder
+	for i := range callers {
+		key, docs := whytest.Consumer(fmt.Sprintf("app-%d", i), "")
+		keys = append(keys, key)
+		people.WriteString(docs)
+	}
+	_, owner := whytest.Consumer("owner", "")
+	credential := func(how string) string {
+		return owner + "---\napiVersion: whygate/v1\nkind: Credential\nmetadata: {name: own}\nspec: {application: owner, " + how + "}\n"
+	}
+	const key = "  - key-auth: {}\n"
+	json := []string{"Content-Type: application/json"}
+	all := map[string]shared10{
+		"maintenance":   {settings: "until: 2099-01-01", code: "maintenance.active"},
+		"ip-access":     {settings: "allow: [198.51.100.0/24]", code: "ip-access.not-allowed"},
+		"geo":           {settings: "database: [" + countries() + "], allow: [DE]", code: "geo.not-allowed"},
+		"bot":           {settings: "deny: [BadBot]", code: "bot.denied", header: []string{"User-Agent: BadBot/1"}},
+		"cors":          {settings: `origins: ["https://shop.test"]`, code: "cors.origin", header: []string{"Origin: https://evil.test"}},
+		"method":        {settings: "allow: [PUT]", code: "method.not-allowed"},
+		"size":          {settings: "uri: 10B", code: "size.uri", path: "/0123456789"},
+		"key-auth":      {code: "key.missing"},
+		"basic":         {code: "basic.missing", docs: credential(fmt.Sprintf("basic: {username: u, hash: %q}", p.password))},
+		"hmac":          {code: "hmac.missing", docs: credential(fmt.Sprintf("hmac: {keyId: k, secret: {file: %q}}", p.secret))},
+		"mtls":          {settings: fmt.Sprintf("ca: %q, header: Client-Cert", p.ca), code: "mtls.missing"},
+		"forward-auth":  {settings: fmt.Sprintf("url: %q, timeout: 20s", p.authorizer.URL), code: "forward-auth.refused"},
+		"jwt":           {settings: `jwks: "http://127.0.0.1:1/keys"`, code: "jwt.missing"},
+		"introspection": {settings: fmt.Sprintf(`endpoint: "http://127.0.0.1:1/", clientId: gateway, clientSecret: {file: %q}`, p.secret), code: "introspection.missing"},
+		"subscription":  {behind: key, code: "subscription.missing"},
+		"access":        {behind: key, settings: "allow: {applications: [nobody]}", code: "access.not-allowed"},
+		"scopes":        {behind: key, settings: "all: [read]", code: "scopes.insufficient"},
+		"roles":         {behind: key, settings: "any: [clerk]", code: "roles.insufficient"},
+		"groups":        {behind: key, settings: "any: [board]", code: "groups.insufficient"},
+		"rule":          {behind: key, settings: `rules: [{name: one, effect: allow, when: 'request.method == "PUT"'}]`, code: "rule.no-match"},
+		"csrf":          {code: "csrf.missing-cookie", method: "POST"},
+		"hotlink":       {settings: "hosts: [shop.test]", code: "hotlink.foreign", header: []string{"Referer: https://evil.test/"}},
+		"rate-limit":    {settings: "requests: 1, period: 24h, per: address", code: "rate-limit.exceeded", first: true},
+		"quota":         {settings: "requests: 1, period: year, per: address", code: "quota.exceeded", first: true},
+		"concurrency":   {settings: "calls: 1, per: route", code: "concurrency.exceeded", held: true},
+		"content-type":  {settings: "allow: [application/json]", code: "content-type.not-allowed", method: "POST", body: "a", header: []string{"Content-Type: text/plain"}},
+		"json-limits":   {settings: "depth: 1", code: "json.too-deep", method: "POST", body: `[[1]]`, header: json},
+		"schema":        {settings: "body: {type: object}", code: "schema.violated", method: "POST", body: "1", header: json},
+		"waf":           {code: "waf.blocked", path: "/?q=1%27+OR+%271%27=%271", header: []string{"Host: shop.test"}},
+		"mock":          {settings: "answers: [{body: hello}]", code: "mock.no-such-answer", header: []string{"Prefer: code=404"}},
+		"cache":         {code: "cache.only-if-cached", header: []string{"Cache-Control: only-if-cached"}},
+	}
+	for _, name := range policy.Names() {
+		if _, ok := all[name]; ok == slices.Contains(refusesNothing, name) {
+			t.Errorf("a case for %s: %v", name, ok)
+		}
+	}
+	for name, c := range all {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began, end := make(chan bool), make(chan bool)
+			up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/held" {
+					began <- true
+					<-end
+				}
+				io.WriteString(w, "ok")
+			})
+			docs := whytest.API(up.URL, "/", c.behind+"  - "+name+": {"+c.settings+"}\n    enforce: 10%") + c.docs
+			if c.behind != "" {
+				docs += people.String()
+			}
+			n := whytest.Start(t, "wire", whytest.GatewayDocument("wire", "  trustedProxies: [127.0.0.1]\n")+"---\n"+docs)
+			if c.held {
+				done := make(chan bool)
+				go func() {
+					defer close(done)
+					if res, err := http.Get(n.URL("/held")); err == nil {
+						res.Body.Close()
+					}
+				}()
+				<-began
+				defer func() { close(end); <-done }()
+			}
+			refused := 0
+			for i := range callers {
+				header := append(slices.Clone(c.header), fmt.Sprintf("X-Forwarded-For: 203.0.113.%d", i))
+				if c.behind != "" {
+					header = append(header, "X-Api-Key: "+keys[i])
+				}
+				call := func() whytest.Answer { return n.Call(cmp.Or(c.method, "GET"), cmp.Or(c.path, "/"), c.body, header...) }
+				if c.first {
+					if a := call(); a.StatusCode != 200 {
+						t.Fatalf("the first call: %d %s", a.StatusCode, a.Body)
+					}
+				}
+				first, again := call(), call()
+				if first.StatusCode != again.StatusCode {
+					t.Errorf("caller %d was answered %d and %d", i, first.StatusCode, again.StatusCode)
+				}
+				record := n.Record(again)
+				d, err := gateway.DecodeDetail(record.Detail)
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch code := again.Header.Get("Whygate-Reason"); {
+				case code == c.code && record.Flags&calllog.Shadowed == 0 && len(d.Shadows) == 0:
+					refused++
+				case code != "" || again.StatusCode != 200:
+					t.Fatalf("caller %d: %d %s %s", i, again.StatusCode, code, again.Body)
+				case record.Flags&calllog.Shadowed == 0 || len(d.Shadows) != 1 || d.Shadows[0].Verdict.Reason.Code != c.code || d.Shadows[0].Check != name:
+					t.Fatalf("caller %d passed, and the record does not say that %s would have refused: %+v", i, c.code, d.Shadows)
+				}
+			}
+			// Who is among them follows from the names of policies and callers, so that the number is the same in each run.
+			if refused < 3 || refused > 20 {
+				t.Errorf("%d of %d callers were refused, 10%% should be", refused, callers)
+			}
+		})
+	}
+}
