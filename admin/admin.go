@@ -202,8 +202,16 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// ErrNoCall is what errors of FindCall are where there is no such record.
+var ErrNoCall = errors.New("no such call")
+
+type noCall struct{ error }
+
+func (noCall) Is(target error) bool { return target == ErrNoCall }
+
 // FindCall looks a call up by its id, or "last" for the newest that was refused or failed, and
-// failing that the newest of all.
+// failing that the newest of all. An error that is ErrNoCall says that there is no such record, any other that the
+// records cannot be read.
 func FindCall(calls *calllog.Reader, id string) (*calllog.Record, error) {
 	if id == "last" {
 		for _, f := range []calllog.Filter{{Refused: true, Failed: true, Relayed: true}, {}} {
@@ -215,18 +223,18 @@ func FindCall(calls *calllog.Reader, id string) (*calllog.Record, error) {
 				return &recs[0], nil
 			}
 		}
-		return nil, errors.New("no call has been recorded yet")
+		return nil, noCall{errors.New("no call has been recorded yet")}
 	}
 	parsed, err := calllog.ParseID(id)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no call id: %w", short(id), err)
+		return nil, noCall{fmt.Errorf("%q is no call id: %w", short(id), err)}
 	}
 	rec, ok, err := calls.Find(parsed)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("there is no record of call %s, which began at %s: it was made on another node, or its record has been deleted by age or size", parsed, parsed.Time().UTC().Format(time.RFC3339))
+		return nil, noCall{fmt.Errorf("there is no record of call %s, which began at %s: it was made on another node, or its record has been deleted by age or size", parsed, parsed.Time().UTC().Format(time.RFC3339))}
 	}
 	return &rec, nil
 }
@@ -244,8 +252,12 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rec, err := FindCall(s.Calls, r.PathValue("id"))
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrNoCall):
 		problem(w, 404, err.Error(), "whygate calls lists what there is")
+		return
+	case err != nil:
+		problem(w, 500, err.Error(), "see that the directory is there, and that the user of this node may read it")
 		return
 	}
 	answer(w, s.callOf(rec))

@@ -62,6 +62,15 @@ type Result struct {
 	Reset time.Duration
 }
 
+// price is the time after which a cost flows back. It ends at longest: such a cost is more than any burst that is not cut
+// there.
+func (r Rate) price(cost int64) int64 {
+	if t := r.interval(); cost <= longest/t {
+		return t * cost
+	}
+	return longest
+}
+
 // gcra is the algorithm on the theoretical arrival time, both in nanoseconds on the
 // same clock. It returns the new arrival time, which is the old one for a refusal.
 func (r Rate) gcra(tat, now, cost int64) (int64, Result) {
@@ -70,7 +79,7 @@ func (r Rate) gcra(tat, now, cost int64) (int64, Result) {
 	if r.Burst < longest/t {
 		full = t * r.Burst
 	}
-	next := max(tat, now) + t*cost
+	next := max(tat, now) + r.price(cost)
 	res := Result{Limit: r.Burst}
 	if over := next - now - full; over > 0 {
 		used := max(tat-now, 0)

@@ -143,6 +143,21 @@ func TestLargeLimits(t *testing.T) {
 	}
 }
 
+// The largest costs do not overflow: what costs more than there is of a limit is refused, again and again.
+func TestLargeCosts(t *testing.T) {
+	for _, r := range []Rate{{Requests: 1, Burst: 10, Period: 366 * 24 * time.Hour}, {Requests: 1000, Burst: 1000, Period: time.Second}} {
+		for _, cost := range []int64{r.Burst + 1, 1 << 31, 1 << 40, 1 << 62, 1<<63 - 1} {
+			m, k := NewMemory(), KeyOf(1, "x")
+			at := m.start.Add(time.Second)
+			for range 3 {
+				if res := m.Take(k, r, cost, at); res.OK || res.Retry <= 0 || res.Left < 0 {
+					t.Errorf("%+v, cost %d: %+v", r, cost, res)
+				}
+			}
+		}
+	}
+}
+
 // A question about another time is answered for a caller who is not known, whenever that is.
 func TestPeekAtAnyTime(t *testing.T) {
 	m, r := NewMemory(), Rate{Requests: 3, Burst: 3, Period: time.Second}

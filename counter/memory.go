@@ -77,7 +77,7 @@ func (m *Memory) Return(k Key, r Rate, cost int64) {
 	s := m.shard(k)
 	s.mu.Lock()
 	if tat, ok := s.rates[k]; ok {
-		s.rates[k] = tat - r.interval()*cost
+		s.rates[k] = tat - r.price(cost)
 	}
 	s.mu.Unlock()
 }

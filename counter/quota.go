@@ -184,9 +184,13 @@ func (q *Quotas) Save() error {
 		return nil
 	}
 	q.sweep(time.Now().Add(-24 * time.Hour).Unix())
-	b, err := json.Marshal(q.cells)
+	cells := make(map[string]quotaCell, len(q.cells)) // writing them as JSON takes longer, and calls wait for mu
+	for name, c := range q.cells {
+		cells[name] = *c
+	}
 	q.dirty = false
 	q.mu.Unlock()
+	b, err := json.Marshal(cells)
 	if err == nil {
 		err = replaceFile(q.file, b)
 	}

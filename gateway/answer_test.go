@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -44,6 +45,7 @@ type refusal struct {
 	before   func(*testing.T, *whytest.Node)
 	after    int // so many calls that pass
 	tls      bool
+	server   string // of a TLS connection that send goes through
 }
 
 // plan, subscribed and pending are documents of the tests below.
@@ -87,6 +89,7 @@ func refusals() []refusal {
 			t.Cleanup(func() { nc.Close() })
 			whytest.Eventually(t, "the connection is open", func() bool { return n.Server().Conns() == 1 })
 		}, send: "GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
+		{code: "request.misdirected", tls: true, server: "shop.test", send: "GET / HTTP/1.1\r\nHost: other.test\r\n\r\n"},
 		{code: "route.none", base: "/hidden-base", policies: auth, docs: known, path: "/hidden-bas/x"},
 		{code: "route.method", spec: "  routes: [{path: /x, methods: [PUT]}]", path: "/x"},
 		{code: "route.slash", spec: "  routes: [{path: /x}]", path: "/x/"},
@@ -231,6 +234,9 @@ func (c *refusal) provoke(t *testing.T, engine, disclosure, extra string, header
 		}
 		defer nc.Close()
 		nc.SetDeadline(time.Now().Add(patience))
+		if c.server != "" {
+			nc = tls.Client(nc, &tls.Config{ServerName: c.server, InsecureSkipVerify: true})
+		}
 		io.WriteString(nc, c.send)
 		res, err := http.ReadResponse(bufio.NewReader(nc), nil)
 		if err != nil {

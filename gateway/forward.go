@@ -251,6 +251,11 @@ func (c *call) unbindFailed(f *upstream.Failure) bool {
 		t.Unreport()
 		c.refuseBody(up)
 		return true
+	case up != nil && up.panicked:
+		t.Unreport()
+		c.head.Close = true
+		c.refuse(panicked.Refuse(reason.Inner("panic", up.panic)))
+		return true
 	case gone || c.w.Gone() || c.overdue() || up != nil && up.clientLeft:
 		t.Unreport()
 		c.clientGone()
@@ -355,6 +360,9 @@ func (c *call) settle() bool {
 	}
 	<-up.done
 	c.pieceIn = up.bytes.Load()
+	if up.panicked {
+		c.amend(calllog.Panicked)
+	}
 	return up.sent.Load()
 }
 
@@ -375,6 +383,8 @@ type upload struct {
 	tooLarge   bool           // that is, its size
 	clientLeft bool
 	err        error // of sending
+	panicked   bool
+	panic      string // its text
 }
 
 func (c *call) startUpload(trip upstream.Trip, wait time.Duration) *upload {
@@ -383,6 +393,12 @@ func (c *call) startUpload(trip upstream.Trip, wait time.Duration) *upload {
 	begun := c.content.bytes // what a check has read that only watches
 	go func() {
 		defer close(u.done)
+		defer func() { // a panic here would end the node: Serve's recover is for its own goroutine
+			if p := recover(); p != nil {
+				u.panicked, u.panic = true, c.logPanic(p)
+				trip.Interrupt()
+			}
+		}()
 		for {
 			var last bool
 			var err error
@@ -667,6 +683,12 @@ func (c *call) afterRelay(err error, stream bool, pause time.Duration) {
 		c.record()
 		c.w.Abort()
 		return
+	case up != nil && up.panicked:
+		v := panicked.Refuse(reason.Inner("panic", up.panic))
+		c.brokenOff(&v)
+		c.record()
+		c.w.Abort()
+		return
 	case gone || errors.As(err, &client) || errors.Is(err, wire.ErrInterrupted):
 		c.amend(calllog.ClientGone)
 		c.record()
@@ -688,12 +710,7 @@ func (c *call) afterRelay(err error, stream bool, pause time.Duration) {
 		t.Report(time.Now(), false)
 		v = t.FailedBy(upstream.Failure{Err: err, Stage: upstream.Receiving, Limit: pause})
 	}
-	c.detail.Verdict = &v
-	c.rec.Outcome, c.rec.Reason = calllog.Failed, v.Reason.Code
-	c.rec.Flags |= calllog.Truncated
-	if c.stats != nil {
-		c.stats.Refused(v.Reason.Code)
-	}
+	c.brokenOff(&v)
 	told := v.Tell(c.tier())
 	switch {
 	case c.isGRPC():
@@ -712,6 +729,16 @@ func (c *call) afterRelay(err error, stream bool, pause time.Duration) {
 		c.record()
 		c.w.Flush()
 		c.w.Abort()
+	}
+}
+
+// brokenOff notes why an answer that had begun was not brought to its end.
+func (c *call) brokenOff(v *reason.Verdict) {
+	c.detail.Verdict = v
+	c.rec.Outcome, c.rec.Reason = calllog.Failed, v.Reason.Code
+	c.rec.Flags |= calllog.Truncated
+	if c.stats != nil {
+		c.stats.Refused(v.Reason.Code)
 	}
 }
 

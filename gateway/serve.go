@@ -51,6 +51,11 @@ func (g *Gateway) Serve(w *wire.Call) {
 	if c.wellKnown() {
 		return
 	}
+	if v := c.misdirected(); v.Refused() {
+		c.count(g.unknown)
+		c.refuse(v)
+		return
+	}
 	if !c.match() {
 		c.refuse(c.miss())
 		return
@@ -104,6 +109,37 @@ func (c *call) scheme() string {
 		}
 	}
 	return own
+}
+
+var requestMisdirected = reason.New(reason.Reason{
+	Code: "request.misdirected", Status: 421,
+	Title:  "The connection was made for another host",
+	Says:   "the connection was made for {server}, and its certificate does not stand for {host}",
+	Wanted: "a connection whose server name (SNI) is {host}[; this one's certificate is for {names}]",
+	Seen:   "a connection for {server} with a request for {host}",
+	Fixes: []reason.Fix{
+		{By: reason.Caller, Text: "make a connection of its own for {host}, with this server name in the TLS handshake"},
+		{By: reason.Operator, Text: "if {host} should be served here, give listener {listener} a certificate for it; if a proxy connects under another name, add its network to trustedProxies"},
+	},
+	Hint: "HTTP clients try once more on a new connection (RFC 9110, section 15.5.20); a proxy that sets Host but not the server name never gets further",
+})
+
+// misdirected refuses a request in a TLS connection that was made for another host. A trusted proxy connects under the
+// name that it likes, and is believed which host it calls for.
+func (c *call) misdirected() reason.Verdict {
+	if c.w.TLS == nil || c.w.TLS.ServerName == "" || c.snap.Trust.Has(c.w.Peer.Addr()) {
+		return reason.Verdict{}
+	}
+	for _, l := range c.snap.Listeners {
+		if l.Address != c.w.Listener.Address {
+			continue
+		}
+		if names, wrong := l.Misdirected(c.w.TLS.ServerName, c.x.Host); wrong {
+			return requestMisdirected.Refuse(reason.Public("server", strings.Clone(c.w.TLS.ServerName)), reason.Public("host", strings.Clone(c.x.Host)),
+				reason.Public("names", names[:min(len(names), 10)]), reason.Rule("listener", l.Name))
+		}
+	}
+	return reason.Verdict{}
 }
 
 // match finds the route.
@@ -204,12 +240,17 @@ var panicked = reason.New(reason.Reason{
 	Hint:   "the log of this node has the stack: {panic}",
 })
 
-// report counts and logs a panic, and returns its text.
+// report counts and logs a panic, marks the call, and returns the text of the panic.
 func (c *call) report(p any) string {
+	c.rec.Flags |= calllog.Panicked
+	return c.logPanic(p)
+}
+
+// logPanic counts and logs a panic, and returns its text. The upload may call it beside the call.
+func (c *call) logPanic(p any) string {
 	c.g.Panics.Add(1)
 	text := fmt.Sprint(p)
 	c.g.Log.Error("serving a call panicked", "call", c.id, "path", strings.Clone(c.x.Path), "panic", text, "stack", string(debug.Stack()))
-	c.rec.Flags |= calllog.Panicked
 	return text
 }
 

@@ -63,7 +63,7 @@ func (c *cost) call(x *Exchange) (int64, reason.Verdict) {
 	}
 	v := newVars(x, 0)
 	defer v.free()
-	out, _, err := c.of.program.Eval(v)
+	out, _, err := c.of.eval(v)
 	n := math.NaN()
 	if err == nil {
 		switch out := out.(type) {

@@ -29,10 +29,12 @@ type expression struct {
 	tracked cel.Program // evaluates everything and remembers each value
 	ast     *ast.AST
 	terms   []*term
-	body    bool     // reads the content
-	caller  bool     // asks who calls
-	costly  bool     // its cost depends on more than its own size and that of the head; it is limited
-	params  []string // of the route's path that it takes for granted
+	body    bool // reads the content
+	caller  bool // asks who calls
+	costly  bool // its cost depends on more than its own size and that of the head; it is limited
+	// wholeQuery says that the query is used as a whole, such as compared with a map.
+	wholeQuery bool
+	params     []string // of the route's path that it takes for granted
 }
 
 // Bounds of an expression. What is not bounded by the size of the expression and of the request
@@ -124,7 +126,40 @@ func (e *Env) compileExpression(field, text string, want ...*cel.Type) *expressi
 		return nil
 	}
 	x.terms = x.split(x.ast.Expr(), nil)
+	x.wholeQuery = usesWhole(x.ast.Expr(), "request.query")
 	return x
+}
+
+// eval is the value of the expression for a call.
+func (x *expression) eval(v *vars) (ref.Val, *cel.EvalDetails, error) {
+	v.wholeQuery = x.wholeQuery
+	return x.program.Eval(v)
+}
+
+// usesWhole says that an expression does more with a map than look keys up, count them and walk them.
+func usesWhole(e ast.Expr, name string) (whole bool) {
+	parts := map[int64]bool{} // maps of which only keys are used
+	ast.PreOrderVisit(e, ast.NewExprVisitor(func(n ast.Expr) {
+		switch n.Kind() {
+		case ast.SelectKind:
+			parts[n.AsSelect().Operand().ID()] = true
+		case ast.ComprehensionKind:
+			parts[n.AsComprehension().IterRange().ID()] = true
+		case ast.CallKind:
+			call := n.AsCall()
+			switch args := call.Args(); {
+			case call.FunctionName() == operators.In:
+				parts[args[1].ID()] = true
+			case call.FunctionName() == "size" && call.IsMemberFunction():
+				parts[call.Target().ID()] = true
+			case call.FunctionName() == "size", call.FunctionName() == operators.Index, call.FunctionName() == operators.OptIndex, call.FunctionName() == operators.OptSelect:
+				parts[args[0].ID()] = true
+			}
+		case ast.IdentKind:
+			whole = whole || n.AsIdent() == name && !parts[n.ID()]
+		}
+	}))
+	return whole
 }
 
 var quotedName = regexp.MustCompile(`'([^']*)'`)

@@ -151,19 +151,11 @@ func step(e ast.Expr) (of ast.Expr, key string, ok bool) {
 	return args[0], string(s), true
 }
 
-// secretWords are parts of names whose values are not for logs.
-var secretWords = []string{"authorization", "cookie", "password", "passwd", "secret", "token", "apikey", "api-key", "api_key", "signature", "credential", "private"}
-
-func secretName(name string) bool {
-	name = strings.ToLower(name)
-	return slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(name, w) }) || looksLikeKeyHeader(name)
-}
-
 // secret says that the value of a chain must not be shown.
 func (x *expression) secret(e ast.Expr) bool {
 	for e.Kind() != ast.IdentKind {
 		of, key, ok := step(e)
-		if !ok || secretName(key) {
+		if !ok || isSecret(key) {
 			return true
 		}
 		e = of
@@ -171,17 +163,21 @@ func (x *expression) secret(e ast.Expr) bool {
 	return false
 }
 
-// hide keeps the values of fields of that name out of explanations, and what they are compared with.
-func (x *expression) hide(name string) {
+// hide keeps values out of explanations, and what they are compared with: those of the places, below a variable, that are
+// not to be told.
+func (x *expression) hide(hides func(place []string) bool) {
 	for _, t := range x.terms {
 		found := false
 		for i := range t.leaves {
+			var place []string
 			for e := t.leaves[i].expr; e.Kind() != ast.IdentKind; {
 				of, key, _ := step(e)
-				if strings.EqualFold(key, name) {
-					t.leaves[i].secret, found = true, true
-				}
+				place = append(place, key)
 				e = of
+			}
+			slices.Reverse(place)
+			if len(place) > 0 && hides(place) {
+				t.leaves[i].secret, found = true, true
 			}
 		}
 		if found {
@@ -233,6 +229,7 @@ const (
 func (x *expression) judge(v *vars, hidden *secrets) []outcome {
 	v.explains = true
 	defer func() { v.explains, v.refused = false, reason.Verdict{} }()
+	v.wholeQuery = x.wholeQuery
 	_, details, err := x.tracked.Eval(v)
 	state := details.State()
 	value := func(id int64) (ref.Val, bool) {
@@ -266,8 +263,9 @@ func (x *expression) tell(v *vars, value func(int64) (ref.Val, bool), o *outcome
 		case !ok && l.expr.Kind() != ast.IdentKind:
 		case !ok:
 			native, _ := v.ResolveName(l.expr.AsIdent())
-			got = types.DefaultTypeAdapter.NativeToValue(native)
-			fallthrough
+			if got = types.DefaultTypeAdapter.NativeToValue(native); !types.IsError(got) {
+				o.seen = append(o.seen, l.text+" is "+hidden.show(l, got))
+			}
 		case !types.IsUnknownOrError(got):
 			o.seen = append(o.seen, l.text+" is "+hidden.show(l, got))
 		case types.IsError(got) && o.missing == "":

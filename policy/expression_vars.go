@@ -22,15 +22,17 @@ import (
 
 // vars is a call as expressions see it. Values are made when an expression names them.
 type vars struct {
-	x        *Exchange
-	maxBody  int64
-	headers  textMap
-	query    textMap
-	params   textMap
-	body     any
-	hasBody  bool
-	explains bool           // nothing may be waited for
-	refused  reason.Verdict // the content could not be had
+	x       *Exchange
+	maxBody int64
+	headers textMap
+	query   textMap
+	params  textMap
+	body    any
+	hasBody bool
+	// wholeQuery says that the expression uses the query as a whole.
+	wholeQuery bool
+	explains   bool           // nothing may be waited for
+	refused    reason.Verdict // the content could not be had
 }
 
 var varsPool = sync.Pool{New: func() any {
@@ -46,7 +48,7 @@ func newVars(x *Exchange, maxBody int64) *vars {
 }
 
 func (v *vars) free() {
-	v.x, v.body, v.hasBody, v.explains, v.refused = nil, nil, false, false, reason.Verdict{}
+	v.x, v.body, v.hasBody, v.explains, v.wholeQuery, v.refused = nil, nil, false, false, false, reason.Verdict{}
 	varsPool.Put(v)
 }
 
@@ -87,6 +89,11 @@ func (v *vars) ResolveName(name string) (any, bool) {
 	case "request.size":
 		return types.Int(x.BodySize), true
 	case "request.query":
+		if v.wholeQuery {
+			if err := (queryMap{v}).ambiguous(); err != nil {
+				return types.WrapErr(err), true
+			}
+		}
 		return &v.query, true
 	case "request.headers":
 		return &v.headers, true
@@ -366,7 +373,7 @@ func (m queryMap) find(name string) (value string, ok bool, err error) {
 		}
 		w = unescaped(w)
 		if ok && w != value {
-			return "", false, fmt.Errorf("query parameter %q is there with several values", clip(name, 60))
+			return "", false, severalValues(name)
 		}
 		value, ok = w, true
 	}
@@ -382,11 +389,29 @@ func unescaped(s string) string {
 	return s
 }
 
+func severalValues(name string) error {
+	return fmt.Errorf("query parameter %q is there with several values", clip(name, 60))
+}
+
+// ambiguous says that a parameter has several values.
+func (m queryMap) ambiguous() error {
+	all := m.all()
+	for part := range strings.SplitSeq(m.v.x.Query, "&") {
+		if k, w, _ := strings.Cut(part, "="); k != "" {
+			if k = unescaped(k); all[k] != unescaped(w) {
+				return severalValues(k)
+			}
+		}
+	}
+	return nil
+}
+
 func (m queryMap) all() map[string]string {
 	all := map[string]string{}
 	for part := range strings.SplitSeq(m.v.x.Query, "&") {
 		if k, w, _ := strings.Cut(part, "="); k != "" {
-			if k = unescaped(k); all[k] == "" {
+			k = unescaped(k)
+			if _, ok := all[k]; !ok {
 				all[k] = unescaped(w)
 			}
 		}

@@ -30,7 +30,7 @@ import (
 // How much was masked is a hint in the call's record, which never holds what it was.
 //
 // Records of calls hold what a check has seen, so that refusals can be explained: the same is masked in them, in what
-// is recorded of a request as well, its path and User-Agent included. Values of fields and paths are not told by schema and waf.
+// is recorded of a request as well, its path and User-Agent included. Values of fields and paths are not told by schema, rule and waf.
 //
 //	policies:
 //	- mask: {fields: [password], paths: ["customers[*].email"], patterns: [card, iban]}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -243,11 +242,14 @@ func asksForCertificate(l resource.Listener) bool {
 	return l.TLS != nil && l.TLS.ClientCertificates != "off" && (l.TLS.ClientCertificates != "" || l.TLS.ClientCA != "")
 }
 
+// maxAuthorities bounds a file of authorities: all that browsers believe take a quarter of a megabyte.
+const maxAuthorities = 16 << 20
+
 // ReadAuthorities reads the certificates of a PEM file.
 func ReadAuthorities(path string) (list []*x509.Certificate, err error) {
-	text, err := os.ReadFile(path)
+	text, err := readBounded(path, maxAuthorities)
 	if err != nil {
-		return nil, fmt.Errorf("reading the authorities: %w", err)
+		return nil, fmt.Errorf("reading the authorities: %s: %w", path, err)
 	}
 	for {
 		var block *pem.Block

@@ -195,11 +195,18 @@ func (p *Rule) PerRoute() bool {
 // Hide keeps the values of a header, query parameter or cookie out of explanations. It is called before
 // the check is in use.
 func (c *ruleCheck) Hide(name string) {
-	if name == "" {
-		return
+	if name != "" {
+		c.HidePlaces(func(place []string) bool {
+			return slices.ContainsFunc(place, func(key string) bool { return strings.EqualFold(key, name) })
+		})
 	}
+}
+
+// HidePlaces keeps values out of explanations by where they stand, such as customer, phone of body.customer.phone: what the
+// policy mask hides. It is called before the check is in use.
+func (c *ruleCheck) HidePlaces(hides func(place []string) bool) {
 	for i := range c.rules {
-		c.rules[i].when.hide(name)
+		c.rules[i].when.hide(hides)
 	}
 }
 
@@ -212,7 +219,7 @@ func (c *ruleCheck) Check(x *Exchange) reason.Verdict {
 	defer v.free()
 	for i := range c.rules {
 		r := &c.rules[i]
-		out, _, err := r.when.program.Eval(v)
+		out, _, err := r.when.eval(v)
 		switch {
 		case v.refused.Refused():
 			return v.refused

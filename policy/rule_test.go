@@ -139,6 +139,13 @@ rules:
 	wants(t, b.rule(`request.query.role == "user"`).Check(b.call("GET /?role=user&role=user")), "")
 	wants(t, b.rule(`request.query.role == "user"`).Check(b.call("GET /?role=user&role=admin")), "rule.failed", `query parameter "role" is there with several values`)
 	wants(t, b.rule(`request.query.role == "user"`).Check(b.call("GET /?role=admin&%72ole=user")), "rule.failed", "several values")
+	for _, when := range []string{`request.query == {"role": "user"}`, `{"role": "user"} == request.query`, `request.query != {"role": "admin"}`, `{"role": "admin"} != request.query`, `request.query in [{"role": "user"}]`} {
+		wants(t, b.rule(when).Check(b.call("GET /?role=user")), "")
+		wants(t, b.rule(when).Check(b.call("GET /?role=user&role=user")), "")
+		wants(t, b.rule(when).Check(b.call("GET /?role=user&role=admin")), "rule.failed", `query parameter "role" is there with several values`)
+		wants(t, b.rule(when).Check(b.call("GET /?role=user&%72ole=admin")), "rule.failed", "several values")
+	}
+	wants(t, b.rule(`request.query.all(k, k == "tag") && size(request.query) == 1`).Check(b.call("GET /?tag=a&tag=b")), "")
 }
 
 func TestRuleSecrets(t *testing.T) {

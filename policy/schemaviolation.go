@@ -434,20 +434,6 @@ func (l *violations) value(tokens []string) string {
 	return show(l.at(tokens))
 }
 
-// secretNames are parts of names whose values are nobody's to read.
-var secretNames = []string{"password", "passwd", "passphrase", "pwd", "secret", "token", "apikey", "authorization", "credential", "privatekey", "cvv", "cvc", "cardnumber", "ssn", "iban", "otp", "cookie", "session"}
-
-var joined = strings.NewReplacer("-", "", "_", "", " ", "", ".", "")
-
-// isSecret says that a name stands for a secret. Case, "-" and "_" do not count.
-func isSecret(name string) bool {
-	if len(name) > 200 {
-		return true
-	}
-	low := joined.Replace(strings.ToLower(name))
-	return low == "pin" || low == "pass" || low == "auth" || slices.ContainsFunc(secretNames, func(s string) bool { return strings.Contains(low, s) })
-}
-
 // show is a value in a few words: texts and numbers as they are, lists and objects by their size.
 func show(v any) string {
 	switch v := v.(type) {

@@ -758,6 +758,8 @@ func (e *Env) fileFrom(field, name string) []byte {
 	info, err := os.Stat(name)
 	var b []byte
 	switch {
+	case err == nil && !info.Mode().IsRegular():
+		err = errors.New("it is no regular file")
 	case err == nil && info.Size() > maxKeySet:
 		err = fmt.Errorf("it has more than %d bytes", maxKeySet)
 	case err == nil:

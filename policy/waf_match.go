@@ -155,16 +155,12 @@ func (m *WAFMatch) Place() string {
 	return m.Variable + key
 }
 
-// wordsOfSecrets mark names of parameters, headers and cookies whose content is shown to nobody.
-var wordsOfSecrets = []string{"pass", "pwd", "secret", "token", "authorization", "api-key", "api_key", "apikey", "credential", "session", "card", "cvv", "cvc", "iban", "pin"}
-
 // secret says that what matched must not be told. Cookies are credentials as a rule.
 func (m *WAFMatch) secret() bool {
 	if m.hidden || m.Variable == "REQUEST_COOKIES" || m.Variable == "REQUEST_BODY" || strings.HasPrefix(m.Variable, "RESPONSE") {
 		return true
 	}
-	key := strings.ToLower(m.Key)
-	return slices.ContainsFunc(wordsOfSecrets, func(w string) bool { return strings.Contains(key, w) }) || key == "cookie"
+	return isSecret(m.Key)
 }
 
 // story is a match as owners read it.

@@ -221,12 +221,26 @@ type documentOf interface {
 func (c *compiler) read(d documentOf, field, file string) []byte {
 	path := d.Resolve(file)
 	c.Watched = append(c.Watched, path)
+	if !c.regular(d, field, path) {
+		return nil
+	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		c.problem(d.Problem(field, fmt.Sprintf("the file cannot be read: %v", plainError(err)), ""))
 		return nil
 	}
 	return append([]byte{}, b...)
+}
+
+// regular says that nothing but a file has this name: reading a pipe might never end. What is not there is for the
+// reader to tell.
+func (c *compiler) regular(d documentOf, field, path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().IsRegular() {
+		return true
+	}
+	c.problem(d.Problem(field, fmt.Sprintf("the file cannot be read: %s is no regular file", path), "name the file itself, not a folder, pipe or device"))
+	return false
 }
 
 // plainError leaves the path out, which stands in the message already.
@@ -411,10 +425,14 @@ func (c *compiler) upstreams() {
 		if !ok {
 			continue
 		}
-		for _, f := range []string{d.Spec.TLS.CA, d.Spec.TLS.Cert, d.Spec.TLS.Key} {
-			if f != "" {
-				c.Watched = append(c.Watched, d.Resolve(f))
+		for _, f := range [][2]string{{"ca", d.Spec.TLS.CA}, {"cert", d.Spec.TLS.Cert}, {"key", d.Spec.TLS.Key}} {
+			if f[1] != "" {
+				c.Watched = append(c.Watched, d.Resolve(f[1]))
+				ok = c.regular(d, "spec.tls."+f[0], d.Resolve(f[1])) && ok
 			}
+		}
+		if !ok {
+			continue
 		}
 		key := upstreamKey(d)
 		if c.Before != nil {

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -39,6 +40,12 @@ func (c *compiler) listeners() {
 			c.problem(d.Problem(field+".address", fmt.Sprintf("two listeners want %s", l.Address), ""))
 		}
 		seen[net.JoinHostPort(host, port)] = true
+		for _, o := range c.Listeners {
+			if o.Address != l.Address && collide(o.Address, l.Address) {
+				c.problem(d.Problem(field+".address", fmt.Sprintf("two listeners want the same port: %s and %s", o.Address, l.Address), "an address for all interfaces takes the port on each of them; choose another port, or leave one listener out"))
+				break
+			}
+		}
 		if seen["name "+l.Name] {
 			c.problem(d.Problem(field+".name", fmt.Sprintf("two listeners are named %q", l.Name), ""))
 		}
@@ -48,11 +55,30 @@ func (c *compiler) listeners() {
 		}
 		out := &Listener{Listener: l}
 		if l.TLS != nil {
-			out.TLS = c.tls(d, field+".tls", l)
+			out.TLS, out.certificates = c.tls(d, field+".tls", l)
 		}
 		c.Listeners = append(c.Listeners, out)
 	}
 	c.local = c.localPeer()
+}
+
+// collide says that two addresses cannot be listened on at once: one of them takes the port on all interfaces, an empty host
+// and :: for both families (ipv6(7) of Linux, IPV6_V6ONLY, which Go switches off). Of names nothing is known.
+func collide(a, b string) bool {
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	numberA, _ := net.LookupPort("tcp", portA)
+	numberB, _ := net.LookupPort("tcp", portB)
+	if numberA != numberB || numberA == 0 {
+		return false
+	}
+	ipA, errA := netip.ParseAddr(cmp.Or(hostA, "::"))
+	ipB, errB := netip.ParseAddr(cmp.Or(hostB, "::"))
+	ipA, ipB = ipA.Unmap(), ipB.Unmap()
+	takes := func(all, one netip.Addr) bool {
+		return all == netip.IPv6Unspecified() || all == netip.IPv4Unspecified() && (one.Is4() || one == netip.IPv6Unspecified())
+	}
+	return errA == nil && errB == nil && (ipA == ipB || takes(ipA, ipB) || takes(ipB, ipA))
 }
 
 // localPeer is the address of the proxy that must be there: all listeners are on loopback addresses, none of them is a
@@ -75,13 +101,15 @@ func (c *compiler) localPeer() (local netip.Addr) {
 	return local
 }
 
-func (c *compiler) tls(d *resource.Document[resource.Gateway], field string, l resource.Listener) *tls.Config {
-	byName := map[string]int{} // index of the certificate
-	var certs []tls.Certificate
+func (c *compiler) tls(d *resource.Document[resource.Gateway], field string, l resource.Listener) (*tls.Config, certificates) {
+	certs := certificates{byName: map[string]int{}}
 	for i, f := range l.TLS.Certificates {
 		at := fmt.Sprintf("%s.certificates[%d]", field, i)
 		cert, key := d.Resolve(f.Cert), d.Resolve(f.Key)
 		c.Watched = append(c.Watched, cert, key)
+		if regular := c.regular(d, at+".cert", cert); !c.regular(d, at+".key", key) || !regular {
+			continue
+		}
 		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
 			where := at + ".cert"
@@ -100,27 +128,22 @@ func (c *compiler) tls(d *resource.Document[resource.Gateway], field string, l r
 		} else if leaf.NotBefore.After(c.Loaded) {
 			c.lint(d.Problem(at+".cert", fmt.Sprintf("the certificate is valid from %v only", leaf.NotBefore.UTC()), ""), "tls.not-yet-valid")
 		}
-		certs = append(certs, pair)
+		pair.Leaf = leaf
+		certs.list = append(certs.list, pair)
 		for _, n := range leaf.DNSNames {
-			if _, taken := byName[strings.ToLower(n)]; !taken {
-				byName[strings.ToLower(n)] = len(certs) - 1
+			if _, taken := certs.byName[strings.ToLower(n)]; !taken {
+				certs.byName[strings.ToLower(n)] = len(certs.list) - 1
 			}
 		}
 	}
-	if len(certs) == 0 {
-		return nil
+	if len(certs.list) == 0 {
+		return nil, certs
 	}
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"http/1.1"},
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			name := strings.ToLower(strings.TrimSuffix(h.ServerName, "."))
-			i, ok := byName[name]
-			if !ok {
-				_, rest, _ := strings.Cut(name, ".")
-				i = byName["*."+rest] // or else the first
-			}
-			return &certs[i], nil
+			return certs.of(h.ServerName), nil
 		},
 	}
 	if l.TLS.MinVersion == "1.3" {
@@ -130,7 +153,39 @@ func (c *compiler) tls(d *resource.Document[resource.Gateway], field string, l r
 	if l.HTTP2 {
 		cfg.NextProtos = []string{"h2", "http/1.1"}
 	}
-	return cfg
+	return cfg, certs
+}
+
+// certificates are those of a listener.
+type certificates struct {
+	list   []tls.Certificate
+	byName map[string]int // index into list
+}
+
+// of is the certificate for a server name (RFC 6066, section 3): the first one where there is none for it.
+func (c *certificates) of(server string) *tls.Certificate {
+	name := strings.ToLower(strings.TrimSuffix(server, "."))
+	i, ok := c.byName[name]
+	if !ok {
+		_, rest, _ := strings.Cut(name, ".")
+		i = c.byName["*."+rest] // or else the first
+	}
+	return &c.list[i]
+}
+
+// Misdirected says that a connection for one server name carries a request for a host that neither that name nor
+// the certificate of the connection stands for (RFC 9110, sections 7.4 and 15.5.20); names are those that the certificate has.
+// HTTP/2 clients may use a connection for all names of its certificate (RFC 9113, section 9.1.1). A client that named no
+// server has said nothing that the request could contradict.
+func (l *Listener) Misdirected(server, host string) (names []string, misdirected bool) {
+	if server == "" || host == "" || len(l.certificates.list) == 0 || strings.EqualFold(strings.TrimSuffix(server, "."), host) {
+		return nil, false
+	}
+	leaf := l.certificates.of(server).Leaf
+	if leaf.VerifyHostname(host) == nil {
+		return nil, false
+	}
+	return leaf.DNSNames, true
 }
 
 // clientCertificates has a listener ask for certificates. They are verified by the policy mtls, which can say

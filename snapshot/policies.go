@@ -253,11 +253,14 @@ func (c *compiler) implied(route *Route, kinds map[string]bool) {
 			route.insert(s)
 		}
 	}
-	// Explanations of rules do not show what carries a key.
+	// Explanations of rules do not show what carries a key, nor what a mask hides.
 	for _, s := range route.Steps {
 		rules, ok := s.Check.(interface{ Hide(string) })
 		if !ok {
 			continue
+		}
+		if m, ok := s.Check.(interface{ HidePlaces(func([]string) bool) }); ok && len(route.Masks) > 0 {
+			m.HidePlaces(route.Hides)
 		}
 		for _, k := range route.Steps {
 			if key, ok := k.Check.(interface{ Carriers() []string }); ok {

@@ -76,6 +76,8 @@ type Route struct {
 type Listener struct {
 	resource.Listener
 	TLS *tls.Config // nil for plain HTTP
+
+	certificates certificates
 }
 
 // mount is a path that routes of an API lie below.

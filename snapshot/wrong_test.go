@@ -10,6 +10,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log/slog"
 	"maps"
 	"math/big"
 	"net"
@@ -18,12 +20,14 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/maxmind/mmdbwriter"
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 
+	"github.com/whygate/whygate/counter"
 	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/resource"
 )
@@ -306,5 +310,41 @@ func writeAuthority(t *testing.T, path string) {
 	}
 	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A pipe where a file should be is said to be none, and not waited for.
+func TestPipes(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Skip("no pipes here: ", err)
+	}
+	const doc = "apiVersion: whygate/v1\nkind: "
+	for name, text := range map[string]string{
+		"certificate": doc + "Gateway\nmetadata: {name: g}\nspec: {listeners: [{address: \":8443\", tls: {certificates: [{cert: PIPE, key: PIPE}]}}]}\n",
+		"authorities": doc + "Gateway\nmetadata: {name: g}\nspec: {listeners: [{address: \":8443\", tls: {clientCA: PIPE, certificates: [{cert: none.pem, key: none.pem}, {cert: PIPE, key: none.pem}]}}]}\n",
+		"upstream":    doc + "Upstream\nmetadata: {name: u}\nspec: {targets: [{url: \"https://127.0.0.1:1\"}], tls: {ca: PIPE}}\n",
+		"secret":      doc + "Application\nmetadata: {name: a}\nspec: {owner: {team: t}}\n---\n" + doc + "Credential\nmetadata: {name: c}\nspec: {application: a, hmac: {keyId: k, secret: {file: PIPE}}}\n",
+		"token keys":  doc + "Upstream\nmetadata: {name: u}\nspec: {targets: [{url: \"http://127.0.0.1:1\"}]}\n---\n" + doc + "API\nmetadata: {name: a}\nspec:\n  upstream: u\n  policies:\n  - jwt: {keyFile: PIPE}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			set, ps := resource.Parse(resource.File{Name: "a.yaml", Data: []byte(strings.ReplaceAll(text, "PIPE", pipe))})
+			done := make(chan struct{})
+			go func() { // who opens the pipe to write ends a wait, so that a failure is one and not a hang
+				select {
+				case <-done:
+				case <-time.After(5 * time.Second):
+					if f, err := os.OpenFile(pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+						f.Close()
+					}
+				}
+			}()
+			quotas, _ := counter.OpenQuotas("")
+			_, more := Compile(set, Env{Memory: counter.NewMemory(), Quotas: quotas, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+			close(done)
+			if text := fmt.Sprint(append(ps, more...)); !strings.Contains(text, "no regular file") {
+				t.Errorf("said: %s", text)
+			}
+		})
 	}
 }
