@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/whygate/whygate/calllog"
@@ -42,6 +43,7 @@ type Server struct {
 	// Draining says that the node is leaving.
 	Draining func() bool
 
+	asked          atomic.Int64 // when readyz was asked for last, in seconds since 1970
 	metricsOnce    sync.Once
 	metricsHandler http.Handler
 }
@@ -141,7 +143,11 @@ func answer(w http.ResponseWriter, v any) {
 
 func (s *Server) healthz(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") }
 
+// Watched says whether somebody asks from time to time if the node is ready, and did within the last minute.
+func (s *Server) Watched() bool { return time.Since(time.Unix(s.asked.Load(), 0)) < time.Minute }
+
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	s.asked.Store(time.Now().Unix())
 	switch {
 	case s.Draining != nil && s.Draining():
 		problem(w, 503, "the node is draining", "")

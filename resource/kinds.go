@@ -201,8 +201,8 @@ type Records struct {
 // Drain says how a node leaves.
 type Drain struct {
 	// Delay is how long the node still takes calls after it has reported not ready, so that
-	// balancers see it in time.
-	Delay Duration `json:"delay" default:"0s"`
+	// balancers see it in time. There is none where nobody asked for /readyz within the last minute: nobody would see it.
+	Delay Duration `json:"delay" default:"5s"`
 	// Deadline is how long calls in flight may take to end.
 	Deadline Duration `json:"deadline" default:"30s"`
 }

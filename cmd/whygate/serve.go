@@ -452,15 +452,19 @@ func (n *node) background(ctx context.Context) {
 // drain lets calls in flight end. A second signal ends them at once.
 func (n *node) drain() error {
 	d := n.gateway.Snapshot().Gateway.Drain
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	n.reloading.Lock() // a reload that has begun comes to its end
 	n.draining.Store(true)
 	n.reloading.Unlock()
-	n.log.Info("draining", "delay", time.Duration(d.Delay), "deadline", time.Duration(d.Deadline))
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	delay := time.Duration(d.Delay)
+	if n.admin == nil || !n.admin.Watched() {
+		delay = 0
+	}
+	n.log.Info("draining", "delay", delay, "deadline", time.Duration(d.Deadline))
 	select {
 	case <-ctx.Done():
-	case <-time.After(time.Duration(d.Delay)):
+	case <-time.After(delay):
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(d.Deadline))
 	defer cancel()
