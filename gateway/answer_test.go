@@ -166,6 +166,7 @@ func refusals() []refusal {
 		{code: "transform.content-type", policies: "  - transform: {request: {body: {remove: [hidden]}}}", method: "POST", body: "a=b"},
 		{code: "transform.path", policies: "  - transform: {request: {path: \"/{query.hidden}\"}}"},
 		{code: "content.too-large", policies: "  - transform: {request: {body: {remove: [hidden]}}, maxBody: 1KiB}", method: "POST", body: strings.Repeat("x", 2000)},
+		{code: "node.memory", before: func(_ *testing.T, n *whytest.Node) { n.Shed(&gateway.Strain{Used: 1 << 30, Limit: 1 << 30}) }},
 		{code: "gateway.panic", edit: panicking("a hidden cause")},
 		// cors.preflight is told where no policy cors stands before the key.
 		{code: "cors.preflight", policies: auth, docs: known, method: "OPTIONS", header: []string{"Origin: https://shop.test", "Access-Control-Request-Method: PUT"}},
@@ -551,7 +552,7 @@ func TestCORSOnRefusals(t *testing.T) {
 	t.Parallel()
 	for _, c := range refusals() {
 		family, _, _ := strings.Cut(c.code, ".")
-		if family == "request" || family == "route" || family == "cors" || family == "maintenance" || family == "ip-access" || family == "call" {
+		if family == "request" || family == "route" || family == "cors" || family == "maintenance" || family == "ip-access" || family == "call" || family == "node" {
 			continue // before any policy cors
 		}
 		t.Run(c.code, func(t *testing.T) {

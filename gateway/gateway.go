@@ -48,6 +48,7 @@ type Gateway struct {
 	misses  missBudget
 	lookups lookups
 	unknown *metric.Route // calls that no route serves
+	strain  atomic.Pointer[Strain]
 
 	listening sync.Mutex // guards open
 	open      map[string]*opened

@@ -48,7 +48,7 @@ func (g *Gateway) Serve(w *wire.Call) {
 	c := g.begin(w)
 	defer c.end()
 
-	if c.wellKnown() {
+	if c.wellKnown() || c.shed() {
 		return
 	}
 	if v := c.misdirected(); v.Refused() {

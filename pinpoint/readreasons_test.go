@@ -13,7 +13,7 @@ import (
 
 // without are the reasons of Whygate that say something is broken, or that the catalogue has no cause for.
 var without = []string{"answer.not-transformed", "basic.busy", "cache.only-if-cached", "client.gone", "counter.unavailable", "gateway.panic", "introspection.malformed",
-	"introspection.unavailable", "jwt.keys-unavailable", "mock.no-such-answer", "waf.busy"}
+	"introspection.unavailable", "jwt.keys-unavailable", "mock.no-such-answer", "node.memory", "waf.busy"}
 
 var withoutGroups = []string{"call.", "rate-limit.cost", "request.", "rule.", "subscription.", "transform.", "upstream.", "test."}
 

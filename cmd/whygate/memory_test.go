@@ -1,10 +1,46 @@
 package main
 
 import (
+	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+
+	"github.com/whygate/whygate/whytest"
 )
+
+// Calls are refused from 95 % of the limit on, and taken again below 92 %.
+func TestWatchMemory(t *testing.T) {
+	if n := usedMemory(); n < 1<<20 || n > 64<<30 {
+		t.Errorf("%d bytes are in use", n)
+	}
+	up := whytest.Script(t, func(*whytest.Received) string { return "HTTP/1.1 204 No Content\r\n\r\n" })
+	n := whytest.Start(t, "wire", whytest.API(up.URL(), "/", ""))
+	used := new(atomic.Int64)
+	var reads atomic.Int64
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		watchMemory(ctx, n.Gateway, 1000, func() int64 { reads.Add(1); return used.Load() }, slog.New(slog.DiscardHandler))
+	}()
+	defer func() { stop(); <-done }()
+	for _, c := range []struct {
+		used   int64
+		status int
+		code   string
+	}{{900, 204, ""}, {951, 503, "node.memory"}, {930, 503, "node.memory"}, {919, 204, ""}, {930, 204, ""}, {1100, 503, "node.memory"}, {0, 204, ""}} {
+		used.Store(c.used)
+		seen := reads.Load()
+		whytest.Eventually(t, "memory is looked at", func() bool { return reads.Load() > seen+1 })
+		a := n.Call("GET", "/", "")
+		if a.StatusCode != c.status || a.Header.Get("Whygate-Reason") != c.code || (a.Header.Get("Retry-After") != "") != (c.status == 503) {
+			t.Errorf("%d of 1000 used: %d %q, Retry-After %q", c.used, a.StatusCode, a.Header.Get("Whygate-Reason"), a.Header.Get("Retry-After"))
+		}
+	}
+}
 
 // The least limit on the way up counts; "max" is none, and in a container the group is often the root.
 func TestGroupMemory(t *testing.T) {

@@ -49,7 +49,7 @@ import (
 //	issuer rotate|down|up     give it a new key, take it away, bring it back; revoke ends the token in $TOKEN
 //	token NAME CLAIM=VALUE…   put a token of it into $NAME, with claims changed
 //	serve ARGS                start `whygate serve ARGS` and wait until it takes calls; $GATEWAY is its URL,
-//	                          $ADDRESS its address alone
+//	                          $ADDRESS its address alone, $PORT its port
 //	drain                     end it with SIGTERM; it must exit with 0
 //	crash                     end it with SIGKILL
 //	hup                       send it SIGHUP
@@ -324,6 +324,8 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 		if n, err := readNode(data); err == nil && len(n.Listeners) > 0 {
 			ts.Setenv("GATEWAY", "http://"+n.Listeners[0])
 			ts.Setenv("ADDRESS", n.Listeners[0])
+			_, port, _ := net.SplitHostPort(n.Listeners[0])
+			ts.Setenv("PORT", port)
 			ts.Setenv("ADMIN", "http://"+n.Admin)
 			return
 		}

@@ -108,12 +108,17 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 	if err != nil {
 		return err
 	}
-	limitMemory(log)
+	most := limitMemory(log)
 	n := &node{app: a, opts: o, log: log}
 	if err := n.open(); err != nil {
 		return err
 	}
 	defer n.close()
+	if most > 0 {
+		watching, stop := context.WithCancel(context.Background())
+		defer stop()
+		go watchMemory(watching, n.gateway, most, usedMemory, log)
+	}
 	if err := n.firstLoad(); err != nil {
 		return err
 	}

@@ -179,7 +179,14 @@ func startSoak(t *testing.T, engine string) *soak {
 	s.key, s.consumers = whytest.Consumer("soak", "")
 	s.write(1)
 	s.cmd = exec.Command(binary(t), "serve", s.docs, "--admin", "127.0.0.1:0", "--data", s.data, "--log-level", "error")
-	s.cmd.Stderr = os.Stderr
+	log := &whytest.Log{} // each load of the documents repeats their warnings
+	s.cmd.Stderr = log
+	t.Cleanup(func() {
+		if t.Failed() {
+			text := log.String()
+			t.Logf("the end of the log: %s", text[max(0, len(text)-4000):])
+		}
+	})
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
