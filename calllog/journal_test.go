@@ -424,6 +424,24 @@ func TestFileAge(t *testing.T) {
 	find(t, j.Reader, call(1).ID)
 }
 
+// A record is found all the time while its file is sealed, which cuts the file and writes its index.
+func TestFindWhileSealed(t *testing.T) {
+	j := tested(t, memoryDir(t), Options{})
+	for i := range 200 {
+		r := call(i)
+		j.Append(r)
+		rotate(t, j)
+		for looks := 0; looks < 20; {
+			find(t, j.Reader, r.ID)
+			j.mu.Lock()
+			if len(j.queue) == 0 {
+				looks += 10
+			}
+			j.mu.Unlock()
+		}
+	}
+}
+
 // The memory of a sealed file is given back when nobody can reach it any more.
 func TestMemoryIsGivenBack(t *testing.T) {
 	if _, err := os.Stat("/proc/self/maps"); err != nil {

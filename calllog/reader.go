@@ -141,15 +141,11 @@ func (r *Reader) walkFor(f file, id ID, rec *Record) (found bool) {
 // false. before is asked once every stride and may end the walk with an error.
 // A file that cannot be read, or that vanished, shows nothing.
 func (r *Reader) walkFile(f file, before func(*segment) error, match func(view) bool, show func(*segment, view) bool) error {
-	s, err := openSegment(f)
+	s, end, err := openToEnd(f)
 	if err != nil {
 		return nil
 	}
 	defer s.close()
-	end, err := s.extent()
-	if err != nil {
-		return nil
-	}
 	w := newWalk(s, end, 0)
 	defer func() { r.looked.Add(w.seen) }()
 	for {
@@ -166,6 +162,21 @@ func (r *Reader) walkFile(f file, before func(*segment) error, match func(view) 
 			return nil
 		}
 	}
+}
+
+// openToEnd opens a file and finds where its records end. The sealer cuts a file behind them, and what was
+// mapped there before is gone then: so it is opened once more.
+func openToEnd(f file) (s *segment, end uint64, err error) {
+	for range 3 {
+		if s, err = openSegment(f); err != nil {
+			return nil, 0, err
+		}
+		if end, err = s.extent(); err == nil {
+			return s, end, nil
+		}
+		s.close()
+	}
+	return nil, 0, err
 }
 
 // Stats are those of the directory: what its files hold, and which cannot be read.
