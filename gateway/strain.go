@@ -18,7 +18,7 @@ var shortOfMemory = reason.New(reason.Reason{
 		{By: reason.Caller, Text: "try again in a moment"},
 		{By: reason.Operator, Text: "give the control group of the node more memory, or the API more nodes; limits.bodyBytes and connections bound what one call and all of them take"},
 	},
-	Hint: "beyond the limit the kernel would end the node and with it all calls in flight; those go on",
+	Hint: "calls in flight go on; beyond the limit the kernel would end the node, and them with it",
 })
 
 // Shed has new calls refused because memory is short; nil ends that. Calls in flight go on.
