@@ -37,31 +37,41 @@ type Page struct {
 }
 
 // Proof is the evidence for the verdict and for who refused. What experiments told is there for the cause that was
-// found only: a reader sees what was tried beside it.
-func Proof(v *pinpoint.Verdict) (list []pinpoint.Clue) {
-	for _, c := range v.Evidence {
-		if proves(v, c) {
-			list = append(list, c)
-		}
-	}
-	return list
+// found only: a reader sees what was tried beside it. What several readers saw in the same words is told once, by the
+// first of them.
+func Proof(v *pinpoint.Verdict) []pinpoint.Clue {
+	proof, _ := split(v)
+	return proof
 }
 
-func proves(v *pinpoint.Verdict, c pinpoint.Clue) bool {
-	return c.Cause == v.Cause || !c.Against && c.Source != pinpoint.FromExperiment
+// split parts the evidence into Proof and the rest, in its order.
+func split(v *pinpoint.Verdict) (proof, aside []pinpoint.Clue) {
+	type words struct {
+		quote   string
+		at      pinpoint.Place
+		against bool
+	}
+	told := map[words]bool{}
+	for _, c := range v.Evidence {
+		w := words{c.Quote, c.At, c.Against}
+		switch {
+		case c.Cause != v.Cause && (c.Against || c.Source == pinpoint.FromExperiment), c.Quote != "" && told[w]:
+			aside = append(aside, c)
+		default:
+			told[w] = true
+			proof = append(proof, c)
+		}
+	}
+	return proof, aside
 }
 
 // Proof is that of the verdict.
 func (p Page) Proof() []pinpoint.Clue { return Proof(&p.Verdict) }
 
 // Aside is the evidence that is not Proof.
-func (p Page) Aside() (list []pinpoint.Clue) {
-	for _, c := range p.Evidence {
-		if !proves(&p.Verdict, c) {
-			list = append(list, c)
-		}
-	}
-	return list
+func (p Page) Aside() []pinpoint.Clue {
+	_, aside := split(&p.Verdict)
+	return aside
 }
 
 // HTML writes a page that needs nothing else: no script, no font, no picture from elsewhere. What

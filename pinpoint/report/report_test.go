@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,5 +126,30 @@ func TestShareHidesBareHosts(t *testing.T) {
 		if bytes.Contains(text, []byte("payroll7")) {
 			t.Errorf("%s names the host", f.Name)
 		}
+	}
+}
+
+// What two readers saw in the same words is proof once; the other one stands aside, and nothing is lost.
+func TestProofTellsTheSameWordsOnce(t *testing.T) {
+	v := &pinpoint.Verdict{Cause: "api-key-missing", Evidence: []pinpoint.Clue{
+		{ID: "reason", Cause: "api-key-missing", Quote: "Whygate-Reason: key.missing", Says: "It says so."},
+		{ID: "fingerprint", Cause: "api-key-missing", Quote: "Whygate-Reason: key.missing", Says: "It looks so."},
+		{ID: "line", Quote: "deny all;", At: pinpoint.Place{File: "a.conf", Line: 3}},
+		{ID: "other line", Quote: "deny all;", At: pinpoint.Place{File: "a.conf", Line: 9}},
+		{ID: "doubt", Cause: "api-key-missing", Against: true, Quote: "deny all;", At: pinpoint.Place{File: "a.conf", Line: 3}},
+		{ID: "no words"}, {ID: "no words either"},
+		{ID: "tried", Cause: "waf-rule", Source: pinpoint.FromExperiment},
+	}}
+	names := func(list []pinpoint.Clue) (s []string) {
+		for _, c := range list {
+			s = append(s, c.ID)
+		}
+		return s
+	}
+	if got, want := names(Proof(v)), []string{"reason", "line", "other line", "doubt", "no words", "no words either"}; !slices.Equal(got, want) {
+		t.Errorf("Proof is %q, want %q", got, want)
+	}
+	if got, want := names(Page{Verdict: *v}.Aside()), []string{"fingerprint", "tried"}; !slices.Equal(got, want) {
+		t.Errorf("Aside is %q, want %q", got, want)
 	}
 }
