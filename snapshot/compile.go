@@ -45,7 +45,7 @@ func Compile(set *resource.Set, env Env) (*Snapshot, resource.Problems) {
 	c := &compiler{
 		Snapshot: &Snapshot{Set: set, Loaded: time.Now(), Digest: set.Digest(), Upstreams: map[string]*upstream.Upstream{}, router: newRouter(), kept: map[string]policy.Kept{}},
 		Env:      env,
-		configs:  map[string]policy.Policy{},
+		configs:  map[string]decoded{},
 		compiled: map[string]any{},
 		apis:     map[string]bool{},
 		told:     map[string]bool{},
@@ -78,8 +78,8 @@ type compiler struct {
 	*Snapshot
 	Env
 	problems  resource.Problems
-	configs   map[string]policy.Policy // decoded, by where they are written
-	compiled  map[string]any           // by where they are written and what they were compiled for
+	configs   map[string]decoded // by where they are written
+	compiled  map[string]any     // by where they are written and what they were compiled for
 	planSteps []policy.Step
 	apis      map[string]bool // with a subscription policy
 	told      map[string]bool // problems of policies that several routes share
