@@ -28,6 +28,7 @@ var (
 	acceptedDesc    = prometheus.NewDesc("whygate_connections_total", "Client connections accepted.", nil, nil)
 	turnedAwayDesc  = prometheus.NewDesc("whygate_connections_refused_total", "Client connections above a limit.", nil, nil)
 	handshakesDesc  = prometheus.NewDesc("whygate_tls_handshakes_failed_total", "TLS handshakes that failed.", nil, nil)
+	resetsDesc      = prometheus.NewDesc("whygate_http2_rapid_resets_total", "HTTP/2 connections ended because their clients reset too many streams.", nil, nil)
 	panicsDesc      = prometheus.NewDesc("whygate_panics_total", "Panics that were caught.", nil, nil)
 	revisionDesc    = prometheus.NewDesc("whygate_revision", "The revision in use.", nil, nil)
 	loadedDesc      = prometheus.NewDesc("whygate_revision_loaded_timestamp_seconds", "When the revision in use was loaded.", nil, nil)
@@ -96,6 +97,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	count(acceptedDesc, srv.Accepted.Load())
 	count(turnedAwayDesc, srv.TurnedAway.Load())
 	count(handshakesDesc, srv.HandshakesFailed.Load())
+	count(resetsDesc, srv.RapidResets.Load())
 	count(panicsDesc, g.Panics.Load()+srv.Panics.Load())
 	gauge(countersDesc, float64(g.Memory.Cells()))
 	if snap := g.Snapshot(); snap != nil {

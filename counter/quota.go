@@ -1,25 +1,38 @@
 package counter
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Quotas count calls per calendar period. They outlive the process: Save writes them
 // to a file and OpenQuotas reads them back. What was counted between the last Save and a crash is
 // counted again, which favours the caller by at most a second's calls.
+//
+// Cells are spread over shards, so that Save, which has to see them all, holds up no call for longer than it
+// takes to copy one of them.
 type Quotas struct {
+	shards [shards]quotaShard
+	file   string
+	dirty  atomic.Bool // something changed since Save last began to copy
+	saving sync.Mutex  // one Save at a time
+}
+
+type quotaShard struct {
 	mu    sync.Mutex // guards what follows
 	cells map[string]*quotaCell
-	file  string
-	dirty bool
 }
 
 type quotaCell struct {
@@ -28,12 +41,24 @@ type quotaCell struct {
 	Used  int64 `json:"used"`
 }
 
-const quotaBound = 1 << 20 // cells
+const quotaBound = 1 << 12 // cells per shard: a million in all
+
+func newQuotas(file string) *Quotas {
+	q := &Quotas{file: file}
+	for i := range q.shards {
+		q.shards[i].cells = map[string]*quotaCell{}
+	}
+	return q
+}
+
+func (q *Quotas) shard(name string) *quotaShard {
+	return &q.shards[maphash.String(seedLo, name)%shards]
+}
 
 // OpenQuotas reads the file if there is one; "" keeps quotas in memory only. A file that
 // cannot be read is set aside and named in the error; the quotas are usable all the same.
 func OpenQuotas(file string) (*Quotas, error) {
-	q := &Quotas{cells: map[string]*quotaCell{}, file: file}
+	q := newQuotas(file)
 	if file == "" {
 		return q, nil
 	}
@@ -41,20 +66,21 @@ func OpenQuotas(file string) (*Quotas, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return q, nil
 	}
+	var cells map[string]*quotaCell
 	if err == nil {
-		err = json.Unmarshal(b, &q.cells)
+		err = json.Unmarshal(b, &cells)
 	}
 	if err != nil {
-		q.cells = map[string]*quotaCell{}
 		aside := file + ".unreadable"
 		if os.Rename(file, aside) == nil {
 			return q, fmt.Errorf("reading quotas, starting at zero; the file is kept as %s: %w", aside, err)
 		}
 		return q, fmt.Errorf("reading quotas, starting at zero: %w", err)
 	}
-	for name, c := range q.cells {
-		if c == nil {
-			delete(q.cells, name)
+	now := time.Now().Unix()
+	for name, c := range cells {
+		if c != nil {
+			q.shard(name).put(name, *c, now)
 		}
 	}
 	return q, nil
@@ -106,9 +132,10 @@ func dayOf(y int, m time.Month, d int, zone *time.Location) time.Time {
 
 // Take counts one call of name in the period if the limit allows it; peek only looks.
 func (q *Quotas) Take(name string, limit int64, p Period, now time.Time, peek bool) Result {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	c := q.cells[name]
+	s := q.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.cells[name]
 	var used int64
 	start, end := p.Start.Unix(), p.End.Unix()
 	switch {
@@ -128,87 +155,125 @@ func (q *Quotas) Take(name string, limit int64, p Period, now time.Time, peek bo
 	if peek {
 		return res
 	}
-	if c == nil {
-		if len(q.cells) >= quotaBound {
-			q.makeRoom(now.Unix())
-		}
-		c = &quotaCell{}
-		q.cells[strings.Clone(name)] = c // callers keep name only as long as the call
+	counted := quotaCell{Start: start, End: end, Used: used + 1}
+	if c != nil {
+		*c = counted
+	} else {
+		s.put(strings.Clone(name), counted, now.Unix()) // callers keep name only as long as the call
 	}
-	*c = quotaCell{Start: start, End: end, Used: used + 1}
-	q.dirty = true
+	q.dirty.Store(true)
 	return res
 }
 
 // Return gives one call back.
 func (q *Quotas) Return(name string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if c := q.cells[name]; c != nil && c.Used > 0 {
+	s := q.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.cells[name]; c != nil && c.Used > 0 {
 		c.Used--
-		q.dirty = true
+		q.dirty.Store(true)
 	}
+}
+
+// put adds a cell that is not there yet.
+func (s *quotaShard) put(name string, c quotaCell, now int64) {
+	if len(s.cells) >= quotaBound {
+		s.makeRoom(now)
+	}
+	s.cells[name] = &c
 }
 
 // makeRoom drops a cell that has ended; failing that, any: somebody gets a fresh quota, and
 // memory stays bounded.
-func (q *Quotas) makeRoom(now int64) {
+func (s *quotaShard) makeRoom(now int64) {
 	victim, n := "", 0
-	for name, c := range q.cells {
+	for name, c := range s.cells {
 		if victim = name; c.End <= now || n == sweepPerAdd {
 			break
 		}
 		n++
 	}
-	delete(q.cells, victim)
+	delete(s.cells, victim)
 }
 
-// sweep drops all cells that ended before a moment.
-func (q *Quotas) sweep(before int64) {
-	for name, c := range q.cells {
+// named is a cell with its name.
+type named struct {
+	name string
+	cell quotaCell
+}
+
+// copyTo appends all cells to list, but for those that ended before a moment, which it drops. Calls wait
+// meanwhile, so nothing else is done here.
+func (s *quotaShard) copyTo(list []named, before int64) []named {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, c := range s.cells {
 		if c.End <= before {
-			delete(q.cells, name)
+			delete(s.cells, name)
+			continue
 		}
+		list = append(list, named{name, *c})
 	}
+	return list
 }
 
 // Save writes the quotas to their file if anything changed since the last time. The file
-// is replaced as a whole, so a crash leaves the old one.
+// is replaced as a whole, so a crash leaves the old one. What is counted meanwhile is in it or in the next.
 func (q *Quotas) Save() error {
-	if q.file == "" {
+	q.saving.Lock()
+	defer q.saving.Unlock()
+	if q.file == "" || !q.dirty.Swap(false) {
 		return nil
 	}
-	q.mu.Lock()
-	if !q.dirty {
-		q.mu.Unlock()
-		return nil
-	}
-	q.sweep(time.Now().Add(-24 * time.Hour).Unix())
-	cells := make(map[string]quotaCell, len(q.cells)) // writing them as JSON takes longer, and calls wait for mu
-	for name, c := range q.cells {
-		cells[name] = *c
-	}
-	q.dirty = false
-	q.mu.Unlock()
-	b, err := json.Marshal(cells)
-	if err == nil {
-		err = replaceFile(q.file, b)
-	}
-	if err != nil {
-		q.mu.Lock()
-		q.dirty = true
-		q.mu.Unlock()
+	if err := replaceFile(q.file, q.write); err != nil {
+		q.dirty.Store(true)
 		return fmt.Errorf("writing quotas: %w", err)
 	}
 	return nil
 }
 
-func replaceFile(name string, b []byte) error {
+// write writes all cells as one JSON object, shard by shard.
+func (q *Quotas) write(w io.Writer) error {
+	before := time.Now().Add(-24 * time.Hour).Unix()
+	b := []byte{'{'}
+	list := make([]named, 0, quotaBound/8)
+	for i := range q.shards {
+		list = q.shards[i].copyTo(list[:0], before)
+		for _, c := range list {
+			name, err := json.Marshal(c.name)
+			if err != nil {
+				return err
+			}
+			cell, err := json.Marshal(c.cell)
+			if err != nil {
+				return err
+			}
+			b = append(append(append(append(b, name...), ':'), cell...), ',')
+		}
+		if i == shards-1 {
+			b = append(bytes.TrimSuffix(b, []byte{','}), '}')
+		}
+		// A comma waits for what follows it.
+		n := len(bytes.TrimSuffix(b, []byte{','}))
+		if _, err := w.Write(b[:n]); err != nil {
+			return err
+		}
+		b = append(b[:0], b[n:]...)
+	}
+	return nil
+}
+
+// replaceFile writes a file as a whole: whoever reads it, also after a crash, sees the old or the new content.
+func replaceFile(name string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".new*")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	b := bufio.NewWriterSize(f, 64<<10)
+	if err = write(b); err == nil {
+		err = b.Flush()
+	}
 	if err == nil {
 		err = f.Sync()
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 	_ "time/tzdata"
@@ -219,7 +220,7 @@ func TestSaveAndLoad(t *testing.T) {
 			t.Errorf("caller %d: %+v", i, res)
 		}
 	}
-	if _, ok := again.cells["old"]; ok {
+	if _, ok := again.shard("old").cells["old"]; ok {
 		t.Error("what ended long ago is kept")
 	}
 	if err := q.Save(); err != nil {
@@ -259,7 +260,7 @@ func TestUnreadableFile(t *testing.T) {
 	q, _ := OpenQuotas(filepath.Join(t.TempDir(), "missing", "quotas.json"))
 	now := time.Now()
 	q.Take("a", 1, PeriodOf("day", now, time.UTC), now, false)
-	if q.Save() == nil || !q.dirty {
+	if q.Save() == nil || !q.dirty.Load() {
 		t.Error("what could not be saved is taken for saved")
 	}
 }
@@ -272,14 +273,101 @@ func TestQuotasAreBounded(t *testing.T) {
 	q, _ := OpenQuotas("")
 	now := time.Now()
 	p := PeriodOf("month", now, time.UTC)
-	for i := range quotaBound {
+	for i := range quotaBound * shards {
 		q.Take(fmt.Sprint(i), 1, p, now, false)
 	}
-	start := time.Now()
 	for i := range 1000 {
 		q.Take(fmt.Sprint("more ", i), 1, p, now, false)
 	}
-	if took := time.Since(start); len(q.cells) > quotaBound || took > time.Second {
-		t.Errorf("%d cells, the last thousand took %v", len(q.cells), took)
+	for i := range q.shards {
+		if n := len(q.shards[i].cells); n > quotaBound {
+			t.Errorf("shard %d holds %d cells, the bound is %d", i, n, quotaBound)
+		}
 	}
+}
+
+// While Save waits for one shard, calls that are counted in others go on: before and after it in the order of copying.
+func TestSaveHoldsOneShard(t *testing.T) {
+	q, _ := OpenQuotas(filepath.Join(t.TempDir(), "quotas.json"))
+	now := time.Now()
+	p := PeriodOf("month", now, time.UTC)
+	for i := range 10 * shards {
+		q.Take(fmt.Sprint(i), 10, p, now, false)
+	}
+	held := &q.shards[shards/2]
+	held.mu.Lock()
+	saved := make(chan error, 1)
+	go func() { saved <- q.Save() }()
+	for q.dirty.Load() { // until Save has begun
+		runtime.Gosched()
+	}
+	taken := 0
+	for i := range 10 * shards {
+		if name := fmt.Sprint(i); q.shard(name) != held {
+			q.Take(name, 10, p, now, false)
+			taken++
+		}
+	}
+	select {
+	case <-saved:
+		t.Error("Save did not wait for a shard that was held")
+	default:
+	}
+	held.mu.Unlock()
+	if err := <-saved; err != nil {
+		t.Fatal(err)
+	}
+	if !q.dirty.Load() || taken == 0 {
+		t.Errorf("%d calls were counted meanwhile; still to be saved: %v", taken, q.dirty.Load())
+	}
+	if err := q.Save(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenQuotas(q.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 * shards {
+		name := fmt.Sprint(i)
+		want := int64(7)
+		if q.shard(name) == held {
+			want = 8
+		}
+		if res := again.Take(name, 10, p, now, true); res.Left != want {
+			t.Errorf("%s: %d left, want %d", name, res.Left, want)
+		}
+	}
+}
+
+// What a call pays while a million cells are being saved: the longest wait is reported beside the mean.
+func BenchmarkTakeWhileSaving(b *testing.B) {
+	q, _ := OpenQuotas(filepath.Join(b.TempDir(), "quotas.json"))
+	now := time.Now()
+	p := PeriodOf("month", now, time.UTC)
+	names := make([]string, quotaBound*shards*9/10)
+	for i := range names {
+		names[i] = fmt.Sprint("caller ", i)
+		q.Take(names[i], 1<<40, p, now, false)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				q.Save()
+			}
+		}
+	}()
+	var longest time.Duration
+	for i := 0; b.Loop(); i++ {
+		start := time.Now()
+		q.Take(names[i*7919%len(names)], 1<<40, p, now, false)
+		longest = max(longest, time.Since(start))
+	}
+	b.ReportMetric(float64(longest.Microseconds()), "longest-µs")
+	close(stop)
+	<-stopped
 }

@@ -36,6 +36,8 @@ type Gateway struct {
 	Memory  *counter.Memory
 	Quotas  *counter.Quotas
 	Watch   *wire.Watch
+	// MemoryLimit is how much the process may use, in bytes; 0 for no limit.
+	MemoryLimit int64
 
 	server  wire.Server
 	current atomic.Pointer[snapshot.Snapshot]
@@ -88,7 +90,7 @@ func (g *Gateway) Apply(s *snapshot.Snapshot) {
 	g.swap.Lock()
 	defer g.swap.Unlock()
 	s.Activate()
-	g.server.SetConfig(serverConfig(s))
+	g.server.SetConfig(g.serverConfig(s))
 	before := g.current.Swap(s)
 	if before != nil {
 		before.Retire(s)

@@ -127,14 +127,14 @@ func (g *Gateway) closeListeners() {
 }
 
 // serverConfig is what the HTTP server needs of the documents.
-func serverConfig(s *snapshot.Snapshot) wire.Config {
+func (g *Gateway) serverConfig(s *snapshot.Snapshot) wire.Config {
 	l, t := s.Gateway.Limits, s.Gateway.Timeouts
 	c := wire.Config{
 		Limits:        wire.Limits{HeaderBytes: int(l.HeaderBytes), HeaderCount: l.HeaderCount, URIBytes: int(l.URIBytes)},
 		HeaderTimeout: time.Duration(t.Header), BodyTimeout: time.Duration(t.Body), WriteTimeout: time.Duration(t.Write),
 		IdleTimeout: time.Duration(t.Idle), MaxAge: time.Duration(t.Age), HandshakeTimeout: time.Duration(t.Handshake),
 		HalfClosedTimeout: time.Duration(t.HalfClosed), TunnelTimeout: time.Duration(t.Tunnel),
-		MaxConns: l.Connections, MaxConnsPerAddr: l.ConnectionsPerAddress, MaxStreams: l.Streams,
+		MaxConns: l.Connections, MaxConnsPerAddr: l.ConnectionsPerAddress, MaxStreams: l.Streams, MaxResets: l.Resets,
 	}
 	switch l.Underscores {
 	case "drop":
@@ -143,16 +143,29 @@ func serverConfig(s *snapshot.Snapshot) wire.Config {
 		c.Underscores = wire.UnderscoreAllow
 	}
 	if c.MaxConns == 0 {
-		c.MaxConns = connectionsByDescriptors()
+		c.MaxConns = connectionsFor(descriptors(), g.MemoryLimit)
 	}
 	return c
 }
 
-// connectionsByDescriptors leaves room for upstream connections and files.
-func connectionsByDescriptors() int {
+// memoryPerConn is what a client connection takes with a call in flight, in bytes. One that is idle takes a third of it.
+const memoryPerConn = 32 << 10
+
+// connectionsFor is how many client connections a process can hold that may open so many files and use so much memory, 0
+// for no limit: it leaves room for upstream connections, and for all else that needs memory.
+func connectionsFor(files, memory int64) int {
+	most := files * 2 / 3
+	if memory > 0 {
+		most = min(most, max(memory/2/memoryPerConn, 100))
+	}
+	return int(most)
+}
+
+// descriptors is how many files this process may have open.
+func descriptors() int64 {
 	var r syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) != nil {
-		return 0
+		return 1024
 	}
-	return int(min(r.Cur, 1<<20)) * 2 / 3
+	return int64(min(r.Cur, 1<<20))
 }

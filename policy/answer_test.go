@@ -38,7 +38,7 @@ func TestMockAnswers(t *testing.T) {
 		t.Errorf("%+v", x.Answer)
 	}
 	for config, want := range map[string]string{
-		`{}`: "answers", `{answers: [{file: /none}]}`: "cannot be read", `{answers: [{file: ` + dir + `}]}`: "is no file", `{answers: [{file: ` + bad + `}]}`: "not valid JSON", `{answers: [{file: ` + file + `, body: x}]}`: "not both",
+		`{}`: "answers", `{answers: [{file: /none}]}`: "cannot be read", `{answers: [{file: ` + dir + `}]}`: "is no regular file", `{answers: [{file: ` + bad + `}]}`: "not valid JSON", `{answers: [{file: ` + file + `, body: x}]}`: "not both",
 		`{answers: [{status: 204, body: x}]}`: "no content", `{answers: [{name: a}, {name: a}]}`: "two answers", `{delay: 2m, answers: [{body: x}]}`: "too long", `{answers: [{headers: {Content-Length: "1"}}]}`: "belongs to the connection",
 		`{answers: [{headers: {"a b": "1"}}]}`: "no header name", `{answers: [{headers: {A: "1\n2"}}]}`: "line breaks", `{answers: [{status: 101}]}`: "200",
 	} {

@@ -41,7 +41,7 @@ func (e *Env) compileCost(field string, v any, r counter.Rate) cost {
 	switch v := v.(type) {
 	case nil:
 	case int64:
-		if c.fixed = v; v < 0 || v > c.most {
+		if c.fixed = v; v < 0 || v > c.most && !e.Faulty["requests"] && !e.Faulty["burst"] && !e.Faulty["period"] {
 			e.Problem(field, "between 0 and "+strconv.FormatInt(c.most, 10)+", what may come at once", "a call that costs %d can never pass", v)
 		}
 	case string:

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"crypto/rand"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -239,19 +238,13 @@ func (c *csrfCheck) findSecret(env *Env) {
 			return &csrfMade{newCSRFKey(secret)}
 		}).(*csrfMade).key
 		c.key = func() *csrfKey { return k }
-	case (s.File == "") == (s.Env == ""):
-		env.Problem("secret", "write file: or env:", "a secret is in a file or in an environment variable")
-	case s.Env != "":
-		k, err := readCSRFKey([]byte(os.Getenv(s.Env)))
-		if _, ok := os.LookupEnv(s.Env); !ok {
-			env.Problem("secret.env", "set it where the gateway is started", "the environment variable %s is not set", s.Env)
-		} else if err != nil {
-			env.Problem("secret.env", "openssl rand -hex 32 makes one", "the environment variable %s holds no secret: %v", s.Env, err)
-		}
-		c.key = func() *csrfKey { return k }
 	default:
-		f := follow(env, "csrf", "secret.file", s.File, 64<<10, readCSRFKey)
-		c.key = f.now.Load
+		secret := env.secretFrom("secret", *s)
+		if n := len(secret); n > 0 && n < leastCSRFSecret {
+			env.Problem("secret."+s.Field(), "openssl rand -hex 32 makes one", "a secret has at least %d bytes, this one has %d", leastCSRFSecret, n)
+		}
+		k := newCSRFKey(secret)
+		c.key = func() *csrfKey { return k }
 	}
 }
 

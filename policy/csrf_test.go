@@ -380,25 +380,21 @@ func TestCSRFSecret(t *testing.T) {
 	// The next revision has the same one.
 	token, _ = made.token()
 	wants(t, s.check("csrf", `{}`).Check(s.call("POST /", "Cookie: csrf_token="+token, "X-CSRF-Token: "+token)), "")
-	// A new secret in the file ends old tokens without a new revision.
+	// A new secret in the file ends old tokens, with the revision that the change makes.
 	token, _ = fromFile.token()
 	s.write("secret", testSecret+"2")
-	for _, k := range s.kept {
-		if f, ok := k.(*followed[csrfKey]); ok {
-			f.look()
-			f.look()
-		}
-	}
+	wants(t, fromFile.c.Check(s.call("POST /", "Cookie: csrf_token="+token, "X-CSRF-Token: "+token)), "")
+	fromFile.c = s.check("csrf", `{secret: {file: secret}}`)
 	wants(t, fromFile.c.Check(s.call("POST /", "Cookie: csrf_token="+token, "X-CSRF-Token: "+token)), "csrf.bad-signature")
 
 	for _, c := range [][3]string{
 		{`{secret: {file: none}}`, "test.yaml:1:17", "no such file"},
 		{`{secret: {file: short}}`, "test.yaml:1:17", "at least 16 bytes"},
-		{`{secret: {file: empty}}`, "test.yaml:1:17", "it is empty"},
+		{`{secret: {file: empty}}`, "test.yaml:1:17", "the file is empty"},
 		{`{secret: {}}`, "test.yaml", "file"},
 		{`{secret: {file: secret, env: CSRF_SECRET}}`, "test.yaml:1:10", "write file: or env:"},
 		{`{secret: {env: CSRF_NOT_SET}}`, "test.yaml:1:16", "is not set"},
-		{`{secret: {env: CSRF_EMPTY}}`, "test.yaml:1:16", "it is empty"},
+		{`{secret: {env: CSRF_EMPTY}}`, "test.yaml:1:16", "is not set"},
 		{`{cookie: "a b"}`, "test.yaml:1:10", "no name of a cookie"},
 		{`{cookie: ""}`, "test.yaml:1:10", "no name of a cookie"},
 		{`{cookie: __Host-csrf, path: /shop}`, "test.yaml:1:10", "with a path or a domain"},

@@ -8,7 +8,6 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"hash"
 	"io"
 	"iter"
@@ -59,18 +58,8 @@ func newCSRFKey(secret []byte) *csrfKey {
 	return &csrfKey{pool: sync.Pool{New: func() any { return &csrfHash{mac: hmac.New(sha256.New, secret)} }}}
 }
 
-// readCSRFKey reads what a file or variable holds.
-func readCSRFKey(content []byte) (*csrfKey, error) {
-	const least = 16
-	content = bytes.TrimRight(content, "\r\n")
-	switch {
-	case len(content) == 0:
-		return nil, errors.New("it is empty")
-	case len(content) < least:
-		return nil, errors.New("a secret has at least 16 bytes; openssl rand -hex 32 makes one")
-	}
-	return newCSRFKey(content), nil
-}
+// leastCSRFSecret is the shortest secret, in bytes.
+const leastCSRFSecret = 16
 
 // sign computes a MAC over the head of the buffer and texts, each with its length before it.
 func (h *csrfHash) sign(purpose byte, texts ...string) []byte {

@@ -244,6 +244,9 @@ func (e *Env) expressionProblem(field, text string, line, column int, message st
 
 // problemIn reports a problem within the text of a field.
 func (e *Env) problemIn(field, text string, line, column, length int, hint, message string) {
+	if !e.sure(field) {
+		return
+	}
 	p, exact := e.Node.ProblemIn(field, line, max(column, 0), length, message, hint)
 	if !exact {
 		where := "column " + strconv.Itoa(column+1)

@@ -3,7 +3,6 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -132,7 +131,7 @@ func (f *followed[T]) refresh() error {
 func (f *followed[T]) stat() fileState {
 	info, err := os.Stat(f.path)
 	if err != nil {
-		return fileState{err: plainFault(err).Error()}
+		return fileState{err: resource.PlainFault(err).Error()}
 	}
 	return fileState{info: info}
 }
@@ -141,7 +140,7 @@ func (f *followed[T]) stat() fileState {
 func (f *followed[T]) load() {
 	f.state = f.stat()
 	f.next = f.state
-	content, err := readBounded(f.path, f.max)
+	content, err := resource.ReadFile(f.path, f.max)
 	if err == nil {
 		var v *T
 		if v, err = f.read(content); err == nil {
@@ -149,46 +148,6 @@ func (f *followed[T]) load() {
 		}
 	}
 	f.err = err
-}
-
-// readBounded reads a file of at most max bytes, and nothing that is no file: a pipe might never end.
-func readBounded(path string, max int64) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, plainFault(err)
-	case !info.Mode().IsRegular():
-		return nil, errors.New("it is no regular file")
-	case info.Size() > max:
-		return nil, fmt.Errorf("it has %v, more than %v", resource.Size(info.Size()), resource.Size(max))
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, plainFault(err)
-	}
-	defer file.Close()
-	content := make([]byte, 0, info.Size()+1)
-	for {
-		n, err := file.Read(content[len(content):cap(content)])
-		content = content[:len(content)+n]
-		switch {
-		case err == io.EOF:
-			return content, nil
-		case err != nil:
-			return nil, plainFault(err)
-		case len(content) > int(info.Size()):
-			return nil, errors.New("it grows while it is read")
-		}
-	}
-}
-
-// plainFault leaves the path out, which stands beside it.
-func plainFault(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
 }
 
 // oneLine is an error as logs show it.

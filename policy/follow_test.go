@@ -158,7 +158,7 @@ func TestFollowed(t *testing.T) {
 			t.Errorf("%d lines of log, one for each change: %s", n, &log)
 		}
 	})
-	if _, err := readBounded(dir, 10); err == nil {
+	if _, err := resource.ReadFile(dir, 10); err == nil {
 		t.Error("a folder was read")
 	}
 }

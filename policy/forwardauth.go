@@ -134,16 +134,6 @@ type forwardCheck struct {
 // Compile checks URL and names.
 func (p *ForwardAuth) Compile(env *Env) any {
 	c := &forwardCheck{ForwardAuth: *p, at: env.Source("url"), challenge: "ForwardAuth realm=" + quote(env.Route.API)}
-	u, err := url.Parse(p.URL)
-	switch {
-	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		env.Problem("url", "such as http://auth.internal:9001/check", "%q is no URL with http:// or https:// and a host", p.URL)
-		return c
-	case u.User != nil:
-		env.Problem("url", "let the authorizer know the gateway by its address or a client certificate", "documents hold no secrets, and this URL has a user")
-		return c
-	}
-	c.shown = u.Scheme + "://" + u.Host + u.Path
 	for _, list := range []struct {
 		field string
 		names []string
@@ -163,10 +153,20 @@ func (p *ForwardAuth) Compile(env *Env) any {
 		if h[1] != "" {
 			env.headerName(h[0], h[1])
 		}
-		if h[1] != "" && p.Subject == "" {
+		if h[1] != "" && p.Subject == "" && !env.Faulty["subject"] {
 			env.Problem(h[0], "name the header with the subject too", "%s of nobody: there is no subject", h[0])
 		}
 	}
+	u, err := url.Parse(p.URL)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		env.Problem("url", "such as http://auth.internal:9001/check", "%q is no URL with http:// or https:// and a host", p.URL)
+		return c
+	case u.User != nil:
+		env.Problem("url", "let the authorizer know the gateway by its address or a client certificate", "documents hold no secrets, and this URL has a user")
+		return c
+	}
+	c.shown = u.Scheme + "://" + u.Host + u.Path
 	name := fmt.Sprintf("forward-auth %+v", *p)
 	var roots *x509.CertPool
 	if p.CA != "" {

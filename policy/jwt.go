@@ -264,7 +264,7 @@ func (p *JWT) secretKeys(env *Env) *keySource {
 }
 
 func (p *JWT) fileKeys(env *Env) *keySource {
-	doc := env.fileFrom("keyFile", p.KeyFile)
+	doc := env.fileFrom("keyFile", p.KeyFile, maxKeySet)
 	if doc == nil {
 		return nil
 	}

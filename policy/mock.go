@@ -3,7 +3,6 @@ package policy
 import (
 	"bytes"
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -179,28 +178,9 @@ var fileKinds = map[string]string{".json": "application/json", ".txt": "text/pla
 	".yaml": "application/yaml", ".yml": "application/yaml", ".pdf": "application/pdf", ".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}
 
 func readMock(env *Env, field, name string) ([]byte, string) {
-	path := name
-	if env.Resolve != nil {
-		path = env.Resolve(name)
-	}
-	if env.Watch != nil {
-		env.Watch(path)
-	}
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		env.Problem(field, "names are relative to the document", "the file cannot be read: %v", err)
+	b := env.fileFrom(field, name, maxMockFile)
+	if b == nil {
 		return nil, ""
-	case !info.Mode().IsRegular():
-		env.Problem(field, "name the file itself", "%s is no file", name)
-		return nil, ""
-	case info.Size() > maxMockFile:
-		env.Problem(field, "", "the file has %s; answers have at most %s", reason.Bytes(info.Size()), reason.Bytes(maxMockFile))
-		return nil, ""
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		env.Problem(field, "names are relative to the document", "the file cannot be read: %v", err)
 	}
 	kind := fileKinds[strings.ToLower(filepath.Ext(name))]
 	if kind == "application/json" && !json.Valid(b) {

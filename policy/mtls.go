@@ -247,7 +247,7 @@ const maxAuthorities = 16 << 20
 
 // ReadAuthorities reads the certificates of a PEM file.
 func ReadAuthorities(path string) (list []*x509.Certificate, err error) {
-	text, err := readBounded(path, maxAuthorities)
+	text, err := resource.ReadFile(path, maxAuthorities)
 	if err != nil {
 		return nil, fmt.Errorf("reading the authorities: %s: %w", path, err)
 	}

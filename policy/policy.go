@@ -238,6 +238,9 @@ type Env struct {
 	Node     resource.Node // the policy's configuration
 	Name     string        // of the policy on this route
 	Problems *resource.Problems
+	// Faulty are the fields that could not be decoded, as resource.Decode names them; nil for none. What the
+	// policy says of these and of the whole is not told then: it saw something else than what is written.
+	Faulty map[string]bool
 
 	Route     *Route
 	Consumers *consumer.Directory
@@ -299,7 +302,21 @@ func (e *Env) Lint(code, field, hint, format string, args ...any) {
 	e.report(resource.Warning, code, field, hint, format, args...)
 }
 
+// sure says that what is found at a field stands there, whatever becomes of the fields that could not be decoded.
+func (e *Env) sure(field string) bool {
+	if e.Faulty == nil {
+		return true
+	}
+	if i := strings.IndexAny(field, ".["); i >= 0 {
+		field = field[:i]
+	}
+	return !e.Faulty[field] && e.Node.Has(field)
+}
+
 func (e *Env) report(severity resource.Severity, code, field, hint, format string, args ...any) {
+	if !e.sure(field) {
+		return
+	}
 	p := e.Node.Problem(field, fmt.Sprintf(format, args...), hint)
 	p.Severity, p.Code = severity, code
 	*e.Problems = append(*e.Problems, p)

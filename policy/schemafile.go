@@ -20,7 +20,6 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
-	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/resource"
 )
 
@@ -119,12 +118,9 @@ func (s *schemaFiles) read(u, path string) error {
 	if len(s.files) == maxSchemaFiles {
 		return fmt.Errorf("the schema consists of more than %d files", maxSchemaFiles)
 	}
-	if info, err := os.Stat(path); err == nil && (!info.Mode().IsRegular() || info.Size() > maxSchemaFile) {
-		return fmt.Errorf("%s is no file, or larger than %v", path, reason.Bytes(maxSchemaFile))
-	}
-	data, err := os.ReadFile(path)
+	data, err := resource.ReadFile(path, maxSchemaFile)
 	if err != nil {
-		return err
+		return fmt.Errorf("reading %s: %w", path, err)
 	}
 	name, err := filepath.Rel(s.folder, path)
 	if err != nil {

@@ -1,14 +1,11 @@
 package policy
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -727,51 +724,34 @@ func sumOf(token string) [sha256.Size]byte {
 	return sha256.Sum256(unsafe.Slice(unsafe.StringData(token), len(token)))
 }
 
-// secretFrom reads a secret that a document says where to find.
+// secretFrom reads a secret that a document says where to find, or is nil and a problem.
 func (e *Env) secretFrom(field string, ref resource.SecretRef) []byte {
-	var b []byte
-	switch {
-	case (ref.File == "") == (ref.Env == ""):
-		e.Problem(field, "write file: or env:", "a secret is in a file or in an environment variable")
-		return nil
-	case ref.Env != "":
-		if b = []byte(os.Getenv(ref.Env)); len(b) == 0 {
-			e.Problem(field+".env", "set it where the gateway is started", "the environment variable %s is not set", ref.Env)
+	secret, fault := ref.Read(e.find)
+	if fault != nil {
+		if fault.Field != "" {
+			field += "." + fault.Field
 		}
-		return b
+		e.Problem(field, fault.Hint, "%s", fault.Message)
 	}
-	b = e.fileFrom(field+".file", ref.File)
-	if b = bytes.TrimRight(b, "\r\n"); b != nil && len(b) == 0 {
-		e.Problem(field+".file", "write the secret into it", "the file is empty")
+	return secret
+}
+
+// fileFrom reads a file that a document names, or is nil and a problem.
+func (e *Env) fileFrom(field, name string, max int64) []byte {
+	b, err := resource.ReadFile(e.find(name), max)
+	if err != nil {
+		e.Problem(field, "the path is relative to the document", "the file cannot be read: %v", err)
 	}
 	return b
 }
 
-// fileFrom reads a file that a document names, or is nil and a problem.
-func (e *Env) fileFrom(field, name string) []byte {
+// find is where a file is that a document names. A change of it is one of the documents.
+func (e *Env) find(name string) string {
 	if e.Resolve != nil {
 		name = e.Resolve(name)
 	}
 	if e.Watch != nil {
 		e.Watch(name)
 	}
-	info, err := os.Stat(name)
-	var b []byte
-	switch {
-	case err == nil && !info.Mode().IsRegular():
-		err = errors.New("it is no regular file")
-	case err == nil && info.Size() > maxKeySet:
-		err = fmt.Errorf("it has more than %d bytes", maxKeySet)
-	case err == nil:
-		b, err = os.ReadFile(name)
-	}
-	if err != nil {
-		var p *fs.PathError
-		if errors.As(err, &p) {
-			err = p.Err
-		}
-		e.Problem(field, "the path is relative to the document", "the file cannot be read: %v", err)
-		return nil
-	}
-	return b
+	return name
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -195,16 +194,8 @@ func (p *WAF) directives(env *Env) []directive {
 	if p.Directives == "" {
 		return nil
 	}
-	name := p.Directives
-	if env.Resolve != nil {
-		name = env.Resolve(name)
-	}
-	if env.Watch != nil {
-		env.Watch(name)
-	}
-	data, err := readUpTo(name, 1<<20)
-	if err != nil {
-		env.Problem("directives", "the path is relative to the document", "the file cannot be read: %v", err)
+	data := env.fileFrom("directives", p.Directives, maxDirectivesFile)
+	if data == nil {
 		return nil
 	}
 	list, bad := splitDirectives(data)
@@ -215,19 +206,8 @@ func (p *WAF) directives(env *Env) []directive {
 	return list
 }
 
-// readUpTo reads a file of at most max bytes.
-func readUpTo(name string, max int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, max+1))
-	if err == nil && int64(len(data)) > max {
-		err = fmt.Errorf("%s is larger than %v", name, reason.Bytes(max))
-	}
-	return data, err
-}
+// maxDirectivesFile is the largest file of directives, in bytes.
+const maxDirectivesFile = 1 << 20
 
 // blame says at which directive the rules could not be compiled.
 func (p *WAF) blame(env *Env, e *wafEngine, list []directive) {

@@ -74,6 +74,7 @@ func (w *WAFExclusion) compile(env *Env, field string, e *wafEngine) *exclusion 
 	}
 	for i, id := range w.Rules {
 		switch r := e.rules[id]; {
+		case r == nil && env.Faulty["directives"]: // which may have it
 		case r == nil, id <= 0: // what has no number of its own cannot be named
 			env.Problem(index(field+".rules", i), e.nearRules(id), "there is no rule %d", id)
 		case id == wafInbound || id == wafInboundToo:
@@ -167,6 +168,9 @@ var unescapePointer, pointerEscaper = strings.NewReplacer("~1", "/", "~0", "~"),
 func (e *wafEngine) nearRules(id int) string {
 	near := 0
 	for have := range e.rules {
+		if have <= 0 {
+			continue // it has no number of its own
+		}
 		if d, best := max(have-id, id-have), max(near-id, id-near); near == 0 || d < best || d == best && have < near {
 			near = have
 		}

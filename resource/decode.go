@@ -23,15 +23,26 @@ const maxProblems = 1000
 // Decode reads a node into the struct (or any other type of documents) that into
 // points to, by the rules of its tags. It adds every problem to ps, applies the
 // defaults and leaves in into what could be read. An absent field and one that is
-// null or empty are the same. The zero Node gives all defaults.
-func Decode(n Node, into any, ps *Problems) {
+// null or empty are the same. The zero Node gives all defaults. What is written wrong counts as
+// not written.
+//
+// It returns the fields of the struct in which something is wrong or missing, nil for none. A problem of
+// another sort, such as an unknown field, stands there as "".
+func Decode(n Node, into any, ps *Problems) (faulty map[string]bool) {
 	v := reflect.ValueOf(into)
 	if v.Kind() != reflect.Pointer || v.IsNil() {
 		panic(fmt.Sprintf("BUG: Decode into a %T", into))
 	}
-	d := decoder{}
+	d := decoder{faulty: map[string]bool{}}
 	d.value(n, v.Elem(), infoOf(v.Elem().Type()), &field{name: lastName(n.path)})
 	*ps = append(*ps, d.problems...)
+	if d.faults == 0 {
+		return nil
+	}
+	if len(d.faulty) == 0 {
+		d.faulty[""] = true
+	}
+	return d.faulty
 }
 
 // lastName is the last field name of a path.
@@ -47,10 +58,14 @@ func lastName(path string) (name string) {
 
 type decoder struct {
 	problems Problems
+	faults   int             // found, noted or not
+	depth    int             // of structs within the one that is decoded
+	faulty   map[string]bool // fields of that one; nil if nobody asks
 }
 
 // problem notes a fault at a part of the source.
 func (d *decoder) problem(n Node, s span, hint, format string, args ...any) {
+	d.faults++
 	if len(d.problems) >= maxProblems {
 		return
 	}
@@ -62,6 +77,7 @@ func (d *decoder) problem(n Node, s span, hint, format string, args ...any) {
 }
 
 func (d *decoder) add(ps Problems) {
+	d.faults += len(ps)
 	d.problems = append(d.problems, ps[:min(len(ps), maxProblems-len(d.problems))]...)
 }
 
@@ -127,6 +143,7 @@ func (d *decoder) value(n Node, v reflect.Value, ti *typeInfo, f *field) {
 			d.wrongType(n, f, ti, listHint(val, ti.load().elem))
 			return
 		}
+		before := d.faults
 		list := reflect.MakeSlice(ti.t, len(val.items), len(val.items))
 		for i := range val.items {
 			item := n.item(i)
@@ -135,6 +152,9 @@ func (d *decoder) value(n Node, v reflect.Value, ti *typeInfo, f *field) {
 				continue
 			}
 			d.value(item, list.Index(i), ti.load().elem, f)
+		}
+		if d.faulty != nil && d.faults > before && ti.load().elem.class != asFields {
+			return // whoever compiles it would trip over the items that could not be read
 		}
 		v.Set(list)
 	case asMapping:
@@ -154,9 +174,16 @@ func (d *decoder) value(n Node, v reflect.Value, ti *typeInfo, f *field) {
 	default:
 		if val.kind >= isList {
 			d.wrongType(n, f, ti, "")
-			return
+		} else {
+			before := d.faults
+			if d.scalar(n, v, ti, f); d.faults == before {
+				return
+			}
 		}
-		d.scalar(n, v, ti, f)
+		v.SetZero()
+		if f.hasDef && f.info == ti && n.value != f.defNode {
+			d.value(Node{value: f.defNode}, v, ti, f)
+		}
 	}
 }
 
@@ -195,14 +222,23 @@ func (d *decoder) absent(n Node, v reflect.Value, ti *typeInfo) {
 // required is missing.
 func (d *decoder) fields(n Node, v reflect.Value, ti *typeInfo) {
 	ti.load()
+	d.depth++
+	defer func() { d.depth-- }()
+	blame := func(name string, before int) {
+		if d.depth == 1 && d.faulty != nil && d.faults > before {
+			d.faulty[name] = true
+		}
+	}
 	var keys []key
 	if n.value != nil {
 		keys = n.value.keys
 	}
 	for i := range keys {
 		f := ti.byName[keys[i].text]
+		before := d.faults
 		if f == nil {
 			d.unknown(n, keys[i], ti.names)
+			blame("", before)
 			continue
 		}
 		child := n.fieldAt(i)
@@ -213,6 +249,7 @@ func (d *decoder) fields(n Node, v reflect.Value, ti *typeInfo) {
 		default:
 			d.value(child, v.FieldByIndex(f.index), f.info, f)
 		}
+		blame(f.name, before)
 	}
 	for _, f := range ti.fields {
 		if n.value != nil {
@@ -220,7 +257,9 @@ func (d *decoder) fields(n Node, v reflect.Value, ti *typeInfo) {
 				continue
 			}
 		}
+		before := d.faults
 		d.absentField(n, v.FieldByIndex(f.index), f)
+		blame(f.name, before)
 	}
 }
 

@@ -72,6 +72,8 @@ type Gateway struct {
 	Policies []PolicyEntry `json:"policies"`
 	// Records says how long call records are kept.
 	Records Records `json:"records"`
+	// Metrics bounds what is measured.
+	Metrics Metrics `json:"metrics"`
 	// Drain says how a node leaves.
 	Drain Drain `json:"drain"`
 	// Counters says where limits are counted.
@@ -134,14 +136,18 @@ type Limits struct {
 	URIBytes Size `json:"uriBytes" default:"8KiB" min:"64B" max:"64KiB"`
 	// BodyBytes bounds request bodies where no size policy says otherwise; "unlimited" lifts it.
 	BodyBytes Size `json:"bodyBytes" default:"10MiB" unlimited:"true"`
-	// Connections is how many client connections a node holds at once. 0 derives it
-	// from the limit on open files.
+	// Connections is how many client connections a node holds at once. 0 derives it from what the node may use: two
+	// thirds of the files that it may open, and one for each 32 KiB of half the memory of its control group.
 	Connections int `json:"connections" min:"0"`
 	// ConnectionsPerAddress is how many connections one address may hold at once; trusted
 	// proxies are exempt. 0 lifts the bound.
 	ConnectionsPerAddress int `json:"connectionsPerAddress" default:"200" min:"0"`
 	// Streams is how many calls one HTTP/2 connection may have in flight.
 	Streams int `json:"streams" default:"100" min:"1" max:"10000"`
+	// Resets is how many calls of one HTTP/2 connection a client may give up, or have the gateway give up, before they are
+	// answered: so many at once, and so many in 30 s. Beyond it the connection ends with ENHANCE_YOUR_CALM. Trusted
+	// proxies are exempt. 0 lifts the bound.
+	Resets int `json:"resets" default:"200" min:"0"`
 	// Underscores says what becomes of header names with "_", which some servers
 	// read as "-" so that a client could forge a trusted header.
 	Underscores string `json:"underscores" enum:"reject,drop,allow" default:"reject"`
@@ -194,8 +200,16 @@ type Records struct {
 	FileAge Duration `json:"fileAge" default:"24h" min:"1m"`
 	// KeepBytes bounds all journal files together; the oldest go first.
 	KeepBytes Size `json:"keepBytes" default:"1GiB" min:"4MiB"`
-	// KeepFor is how long records are kept.
-	KeepFor Duration `json:"keepFor" default:"30d" min:"1m"`
+	// KeepFor is how long records are kept: a day, since they hold addresses of people. Whoever needs more says so here.
+	KeepFor Duration `json:"keepFor" default:"24h" min:"1m"`
+}
+
+// Metrics bounds what is measured.
+type Metrics struct {
+	// Series is how many time series /metrics shows at most, for routes and targets together. A route takes 31 of them
+	// with its first call, and one for each reason for which its calls are refused; routes that find none left are counted
+	// together as "other", and so are targets beyond a quarter of all.
+	Series int `json:"series" default:"10000" min:"1000" max:"1000000"`
 }
 
 // Drain says how a node leaves.
@@ -203,8 +217,11 @@ type Drain struct {
 	// Delay is how long the node still takes calls after it has reported not ready, so that
 	// balancers see it in time. There is none where nobody asked for /readyz within the last minute: nobody would see it.
 	Delay Duration `json:"delay" default:"5s"`
-	// Deadline is how long calls in flight may take to end.
+	// Deadline is how long calls in flight may take to end; then they are broken off.
 	Deadline Duration `json:"deadline" default:"30s"`
+	// Stop is when the process ends at the latest, counted from the signal, whatever it still waits for, such as a disk that
+	// does not answer.
+	Stop Duration `json:"stop" default:"60s" min:"1s"`
 }
 
 // Counters says where rate limits, quotas and calls in flight are counted: by each node for

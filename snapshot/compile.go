@@ -1,14 +1,11 @@
 package snapshot
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
 	"net/url"
@@ -48,7 +45,7 @@ func Compile(set *resource.Set, env Env) (*Snapshot, resource.Problems) {
 	c := &compiler{
 		Snapshot: &Snapshot{Set: set, Loaded: time.Now(), Digest: set.Digest(), Upstreams: map[string]*upstream.Upstream{}, router: newRouter(), kept: map[string]policy.Kept{}},
 		Env:      env,
-		configs:  map[string]policy.Policy{},
+		configs:  map[string]decoded{},
 		compiled: map[string]any{},
 		apis:     map[string]bool{},
 		told:     map[string]bool{},
@@ -81,8 +78,8 @@ type compiler struct {
 	*Snapshot
 	Env
 	problems  resource.Problems
-	configs   map[string]policy.Policy // decoded, by where they are written
-	compiled  map[string]any           // by where they are written and what they were compiled for
+	configs   map[string]decoded // by where they are written
+	compiled  map[string]any     // by where they are written and what they were compiled for
 	planSteps []policy.Step
 	apis      map[string]bool // with a subscription policy
 	told      map[string]bool // problems of policies that several routes share
@@ -192,23 +189,14 @@ func (c *compiler) credential(d *resource.Document[resource.Credential], cred *c
 
 // secret reads what a document says where to find.
 func (c *compiler) secret(d documentOf, field string, ref resource.SecretRef) []byte {
-	switch {
-	case (ref.File == "") == (ref.Env == ""):
-		c.problem(d.Problem(field, "a secret is in a file or in an environment variable", "write file: or env:"))
-	case ref.Env != "":
-		v, ok := os.LookupEnv(ref.Env)
-		if !ok || v == "" {
-			c.problem(d.Problem(field+".env", fmt.Sprintf("the environment variable %s is not set", ref.Env), "set it where the gateway is started"))
+	secret, fault := ref.Read(func(file string) string { return c.find(d, file) })
+	if fault != nil {
+		if fault.Field != "" {
+			field += "." + fault.Field
 		}
-		return []byte(v)
-	default:
-		b := c.read(d, field+".file", ref.File)
-		if b = bytes.TrimRight(b, "\r\n"); b != nil && len(b) == 0 {
-			c.problem(d.Problem(field+".file", "the file is empty", ""))
-		}
-		return b
+		c.problem(d.Problem(field, fault.Message, fault.Hint))
 	}
-	return nil
+	return secret
 }
 
 // documentOf is a document of any kind.
@@ -219,17 +207,21 @@ type documentOf interface {
 
 // read reads a file that a document names; nil if it cannot be read.
 func (c *compiler) read(d documentOf, field, file string) []byte {
-	path := d.Resolve(file)
-	c.Watched = append(c.Watched, path)
-	if !c.regular(d, field, path) {
-		return nil
-	}
-	b, err := os.ReadFile(path)
+	b, err := resource.ReadFile(c.find(d, file), maxAuthorities)
 	if err != nil {
-		c.problem(d.Problem(field, fmt.Sprintf("the file cannot be read: %v", plainError(err)), ""))
-		return nil
+		c.problem(d.Problem(field, fmt.Sprintf("the file cannot be read: %v", err), "the path is relative to the document"))
 	}
-	return append([]byte{}, b...)
+	return b
+}
+
+// maxAuthorities is the largest file of authorities, in bytes.
+const maxAuthorities = 16 << 20
+
+// find is where a file is that a document names. A change of it is one of the documents.
+func (c *compiler) find(d documentOf, file string) string {
+	path := d.Resolve(file)
+	c.watch(path)
+	return path
 }
 
 // regular says that nothing but a file has this name: reading a pipe might never end. What is not there is for the
@@ -241,15 +233,6 @@ func (c *compiler) regular(d documentOf, field, path string) bool {
 	}
 	c.problem(d.Problem(field, fmt.Sprintf("the file cannot be read: %s is no regular file", path), "name the file itself, not a folder, pipe or device"))
 	return false
-}
-
-// plainError leaves the path out, which stands in the message already.
-func plainError(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
 }
 
 func (c *compiler) consumers() {

@@ -28,6 +28,12 @@ type inherited struct {
 	order int
 }
 
+// decoded is the configuration of a policy, and its fields that could not be decoded.
+type decoded struct {
+	config policy.Policy
+	faulty map[string]bool
+}
+
 // policies works out which policies hold on a route and compiles them. The policy mock, where it does not only watch,
 // answers every call that the others let pass.
 func (c *compiler) policies(m *mounted, r *resource.Route, field string, route *Route) (mocked bool) {
@@ -162,19 +168,13 @@ func (c *compiler) inherit(held []inherited, l level) []inherited {
 func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds map[string]bool) {
 	node := h.entry.Node()
 	where := node.Document() + " " + node.Path()
-	config, ok := c.configs[where]
+	d, ok := c.configs[where]
 	if !ok {
-		config = h.kind.New()
-		before := len(c.problems)
-		resource.Decode(h.entry.Config, config, &c.problems)
-		if c.problems[before:].HasErrors() {
-			config = nil
-		}
-		c.configs[where] = config
+		d.config = h.kind.New()
+		d.faulty = resource.Decode(h.entry.Config, d.config, &c.problems)
+		c.configs[where] = d
 	}
-	if config == nil {
-		return
-	}
+	config := d.config
 	// What a policy may depend on besides its configuration.
 	key := where + "\x00" + route.API + "\x00" + route.Version + "\x00" + route.Stage + "\x00" + strings.Join(route.Methods, ",") + "\x00" + fmt.Sprint(sortedKeys(kinds))
 	if p, ok := config.(policy.PerRoute); ok && p.PerRoute() {
@@ -182,11 +182,14 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 	}
 	made, ok := c.compiled[key]
 	if !ok {
-		env := &policy.Env{Node: h.entry.Config, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
+		env := &policy.Env{Node: h.entry.Config, Faulty: d.faulty, Name: h.name, Problems: &c.problems, Route: &route.Route, Consumers: c.Consumers, Trust: c.Trust,
 			Memory: c.Memory, Quotas: c.Quotas, Shared: c.Shared, Gateway: &c.Gateway, LimitName: h.scope + "/" + h.name, Kinds: kinds, Shadow: h.entry.Shadow, Keep: c.keep, Local: c.local, Resolve: node.Resolve,
 			Watch: c.watch, Authorities: c.authorities, Log: c.Log}
 		made = config.Compile(env)
 		c.compiled[key] = made
+	}
+	if d.faulty != nil { // it was compiled only to find what else is wrong
+		return
 	}
 	step := policy.Step{Name: h.name, Kind: h.kind.Name, Phase: h.kind.Phase, Shadow: h.entry.Shadow,
 		Share: shareOf(h.entry.Enforce), Source: policy.SourceOf(node, "")}

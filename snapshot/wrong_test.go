@@ -125,21 +125,61 @@ func TestEveryWrongFieldIsShown(t *testing.T) {
 				t.Fatal("nothing wrong is tried with this policy")
 			}
 			used := map[string]bool{}
-			try := func(path, value string) {
-				asked++
-				base := map[string]any{}
-				if err := json.Unmarshal([]byte(w.base), &base); err != nil {
-					t.Fatal(err)
-				}
+			base := map[string]any{}
+			if err := json.Unmarshal([]byte(w.base), &base); err != nil {
+				t.Fatal(err)
+			}
+			wrong := func(config map[string]any, path, value string) map[string]any {
 				var v any
 				if err := json.Unmarshal([]byte(value), &v); err != nil {
 					t.Fatalf("%s: %s: %v", path, value, err)
 				}
+				return placed(config, path, v).(map[string]any)
+			}
+			problemsOf := func(config map[string]any, path string) (resource.Problems, int) {
+				asked++
 				top, _, _ := strings.Cut(strings.ReplaceAll(path, "[", "."), ".")
-				doc, line := wrongDocument(kind.Name, placed(base, path, v).(map[string]any), top)
+				doc, line := wrongDocument(kind.Name, config, top)
 				set, problems := resource.Parse(resource.File{Name: filepath.Join(dir, "test.yaml"), Data: []byte(doc)})
 				_, more := Compile(set, env(t))
-				problems = append(problems, more...)
+				return append(problems, more...), line
+			}
+			// What cannot be decoded, for each field.
+			type fault struct{ path, value string }
+			faults := []fault{{"nonesuch", "1"}}
+			for _, f := range resource.Describe(reflect.TypeOf(kind.New()).Elem()) {
+				if values := wrongOf(f); len(values) > 0 {
+					path := f.Name
+					if strings.HasPrefix(f.Type, "list of ") {
+						path += "[0]"
+					}
+					faults = append(faults, fault{path, values[0]})
+				}
+			}
+			// A second mistake hides no part of the first, and what is said of both is true of each.
+			beside := func(config map[string]any, path, value string, problems resource.Problems, second fault) {
+				if strings.HasPrefix(path, strings.TrimSuffix(second.path, "[0]")) || instead(kind.Name, path, second.path) {
+					second = faults[0]
+				}
+				alone, _ := problemsOf(wrong(base, second.path, second.value), second.path)
+				both, line := problemsOf(wrong(config, second.path, second.value), path)
+				if !slices.ContainsFunc(both, func(p resource.Problem) bool { return p.Severity == resource.Error && p.Line == line }) {
+					t.Errorf("%s: %s beside %s: %s is not told: %v", path, value, second.path, second.value, both)
+				}
+				for _, p := range both {
+					known := func(q resource.Problem) bool { return q.Message == p.Message && q.Hint == p.Hint }
+					if !slices.ContainsFunc(problems, known) && !slices.ContainsFunc(alone, known) {
+						t.Errorf("%s: %s beside %s: %s says what neither does alone: %v", path, value, second.path, second.value, p)
+					}
+				}
+			}
+			next := 0
+			try := func(path, value string) {
+				config := wrong(base, path, value)
+				problems, line := problemsOf(config, path)
+				if next++; kind.Name != "waf" || next <= len(faults) { // compiling that one takes long
+					beside(config, path, value, problems, faults[next%len(faults)])
+				}
 				i := slices.IndexFunc(problems, func(p resource.Problem) bool { return p.Severity == resource.Error && p.Line == line && p.Col > 0 })
 				switch {
 				case !problems.HasErrors():
@@ -198,6 +238,13 @@ func TestEveryWrongFieldIsShown(t *testing.T) {
 		})
 	}
 	t.Logf("%d configurations", asked)
+}
+
+// instead says that only one of two fields can be written.
+func instead(kind, a, b string) bool {
+	sources := []string{"jwks", "keyFile", "secret"}
+	isSource := func(path string) bool { return slices.Contains(sources, strings.Split(path, ".")[0]) }
+	return kind == "jwt" && isSource(a) && isSource(b)
 }
 
 // wrongOf are values against the rules of a field's type.
@@ -326,6 +373,7 @@ func TestPipes(t *testing.T) {
 		"upstream":    doc + "Upstream\nmetadata: {name: u}\nspec: {targets: [{url: \"https://127.0.0.1:1\"}], tls: {ca: PIPE}}\n",
 		"secret":      doc + "Application\nmetadata: {name: a}\nspec: {owner: {team: t}}\n---\n" + doc + "Credential\nmetadata: {name: c}\nspec: {application: a, hmac: {keyId: k, secret: {file: PIPE}}}\n",
 		"token keys":  doc + "Upstream\nmetadata: {name: u}\nspec: {targets: [{url: \"http://127.0.0.1:1\"}]}\n---\n" + doc + "API\nmetadata: {name: a}\nspec:\n  upstream: u\n  policies:\n  - jwt: {keyFile: PIPE}\n",
+		"directives":  doc + "Upstream\nmetadata: {name: u}\nspec: {targets: [{url: \"http://127.0.0.1:1\"}]}\n---\n" + doc + "API\nmetadata: {name: a}\nspec:\n  upstream: u\n  policies:\n  - waf: {directives: PIPE}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			set, ps := resource.Parse(resource.File{Name: "a.yaml", Data: []byte(strings.ReplaceAll(text, "PIPE", pipe))})

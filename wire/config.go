@@ -36,4 +36,5 @@ type Config struct {
 	MaxConns        int // 0 for no bound
 	MaxConnsPerAddr int // 0 for no bound
 	MaxStreams      int // per HTTP/2 connection
+	MaxResets       int // of its streams within resetWindow, before they are answered; 0 for no bound
 }

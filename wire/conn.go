@@ -206,9 +206,11 @@ func (c *conn) readHead() (int, *Fault) {
 	}
 }
 
-func (c *conn) headTimeout() *Fault {
-	f := fault(HeaderTimeout, "the whole head in time", "%d bytes of the request head came within %v", c.w-c.r, c.cfg.HeaderTimeout)
-	f.Status, f.Limit, f.Seen = 408, int64(c.cfg.HeaderTimeout), int64(c.w-c.r)
+func (c *conn) headTimeout() *Fault { return headTimeout(int64(c.w-c.r), c.cfg.HeaderTimeout) }
+
+func headTimeout(came int64, within time.Duration) *Fault {
+	f := fault(HeaderTimeout, "the whole head in time", "%d bytes of the request head came within %v", came, within)
+	f.Status, f.Limit, f.Seen = 408, int64(within), came
 	return f
 }
 
@@ -219,7 +221,12 @@ func (c *conn) headTooLarge() *Fault {
 		return tooLarge(TargetTooLong, 414, int64(c.cfg.URIBytes), int64(len(head)), "a shorter request target", "a request line of more than %d bytes", len(head))
 	}
 	name, size := largestField(head)
-	return tooLarge(HeadersTooLarge, 431, int64(c.cfg.HeaderBytes), int64(len(head)), "smaller header fields", "a request head of more than %d bytes; the largest field is %s with %d bytes", c.cfg.HeaderBytes, excerpt(name, 60), size)
+	return headersTooLarge(c.cfg.HeaderBytes, len(head), name, size)
+}
+
+// headersTooLarge names the largest field, since its sender can do something about that.
+func headersTooLarge(most, seen int, name string, size int) *Fault {
+	return tooLarge(HeadersTooLarge, 431, int64(most), int64(seen), "smaller header fields", "a request head of more than %d bytes; the largest field is %s with %d bytes", most, excerpt(name, 60), size)
 }
 
 // largestField looks behind the first line.
@@ -428,8 +435,7 @@ func (c *conn) lingerClose() {
 }
 
 func (c *conn) close() {
-	if c.hijacked {
-		c.unwatch()
+	if c.hijacked { // by who unwatches it
 		return
 	}
 	c.unwatch()
@@ -734,7 +740,8 @@ func (c *conn) isPreface(n int) bool {
 func (c *conn) handToHTTP2() bool {
 	pre := append([]byte(nil), c.in[c.r:c.w]...)
 	c.freeInput()
-	c.handOver(&prefixConn{Conn: c.nc, pre: pre})
+	c.nc = &prefixConn{Conn: c.nc, pre: pre}
+	c.handOver(true)
 	return false
 }
 

@@ -33,6 +33,8 @@ type Listener struct {
 	Std bool
 	// ProxyProtocol expects a PROXY header from peers that Server.Trusted accepts.
 	ProxyProtocol bool
+
+	tickets ticketKeys
 }
 
 // Server accepts connections and has their calls served. The zero value with a Handler,
@@ -47,19 +49,20 @@ type Server struct {
 	config   atomic.Pointer[Config]
 	draining atomic.Bool
 	linger   time.Duration // an idle connection stays open so long while draining
-	stdOnce  sync.Once
-	std      *stdServer // with HTTP/2
-	std1     *stdServer // without
+	once     sync.Once
 
 	mu      sync.Mutex // guards what follows
 	conns   map[*conn]struct{}
 	perAddr map[netip.Addr]int
 	active  int
+	std     map[stdForm]*stdServer
 
 	refusing atomic.Int64 // connections beyond a bound that are being told so
 
 	// Counts since the start, for metrics.
-	Accepted, TurnedAway, HandshakesFailed, Panics atomic.Int64
+	Accepted, TurnedAway, HandshakesFailed, RapidResets, Panics atomic.Int64
+
+	turnedAwayTold, handshakesTold, resetsTold rarely
 }
 
 // maxRefusing bounds how many connections beyond a bound are told so at once: telling takes time, and
@@ -77,14 +80,13 @@ func (s *Server) Conns() int {
 }
 
 func (s *Server) prepare() {
-	s.stdOnce.Do(func() {
+	s.once.Do(func() {
 		s.mu.Lock()
-		s.conns, s.perAddr = map[*conn]struct{}{}, map[netip.Addr]int{}
+		s.conns, s.perAddr, s.std = map[*conn]struct{}{}, map[netip.Addr]int{}, map[stdForm]*stdServer{}
 		s.mu.Unlock()
 		if s.linger == 0 {
 			s.linger = time.Second
 		}
-		s.std, s.std1 = newStdServer(s, true), newStdServer(s, false)
 	})
 }
 
@@ -161,6 +163,9 @@ func (s *Server) forget(c *conn) {
 	}
 	delete(s.conns, c)
 	s.active--
+	if c.std != nil {
+		c.std.conns--
+	}
 	if s.perAddr[addr]--; s.perAddr[addr] == 0 {
 		delete(s.perAddr, addr)
 	}
@@ -178,6 +183,7 @@ func (c *conn) run(over *Fault) {
 	}()
 	if over != nil {
 		s.TurnedAway.Add(1)
+		s.turnedAwayTold.warn(s.Log, "connections above a limit are turned away", "listener", c.listener.Name, "peer", c.call.Peer, "rule", over.Rule, "limit", over.Limit)
 		if s.refusing.Add(1) <= maxRefusing && c.listener.TLS == nil {
 			c.hear()
 			c.refuse(over)
@@ -194,15 +200,16 @@ func (c *conn) run(over *Fault) {
 	if c.listener.TLS != nil && !c.handshake() {
 		return
 	}
-	if c.call.TLS != nil && c.call.TLS.NegotiatedProtocol == "h2" {
-		c.handOver(c.nc)
-		return
+	switch {
+	case c.call.TLS != nil && c.call.TLS.NegotiatedProtocol == "h2":
+		c.handOver(true)
+	case c.listener.Std:
+		if http2, ok := c.sniff(); ok {
+			c.handOver(http2)
+		}
+	default:
+		c.serve()
 	}
-	if c.listener.Std {
-		c.handOver(&stdConn{Conn: c.nc, c: c})
-		return
-	}
-	c.serve()
 }
 
 // hearFor bounds the wait for a request that is refused whatever it says.
@@ -277,7 +284,13 @@ func readProxyHeader(br *bufio.Reader) (*proxyproto.Header, error) {
 }
 
 func (c *conn) handshake() bool {
-	t := tls.Server(c.nc, &tls.Config{GetConfigForClient: c.listener.TLS, NextProtos: []string{"h2", "http/1.1"}})
+	server := ""
+	cfg := &tls.Config{NextProtos: []string{"h2", "http/1.1"}, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		server = h.ServerName
+		return c.listener.TLS(h)
+	}}
+	cfg.SetSessionTicketKeys(c.listener.tickets.at(time.Now()))
+	t := tls.Server(c.nc, cfg)
 	c.sock.SetDeadline(time.Now().Add(c.cfg.HandshakeTimeout))
 	err := t.Handshake()
 	c.sock.SetDeadline(time.Time{})
@@ -287,7 +300,7 @@ func (c *conn) handshake() bool {
 		if errors.As(err, &notTLS) && notTLS.Conn != nil && looksLikeHTTP(notTLS.RecordHeader) {
 			c.refuse(fault(PlainOnTLS, "https:// on this port", "plain HTTP on a TLS listener"))
 		} else if err != io.EOF {
-			c.srv.Log.Debug("TLS handshake failed", "listener", c.listener.Name, "peer", c.call.Peer, "error", err)
+			c.srv.handshakesTold.info(c.srv.Log, "TLS handshake failed", "listener", c.listener.Name, "peer", c.call.Peer, "server", server, "error", err)
 		}
 		return false
 	}
@@ -304,14 +317,63 @@ func looksLikeHTTP(h [5]byte) bool {
 	return false
 }
 
-// handOver gives the connection to net/http, which closes it.
-func (c *conn) handOver(nc net.Conn) {
-	c.unwatch()
-	c.hijacked = true
-	if c.std = c.srv.std1; c.listener.HTTP2 {
-		c.std = c.srv.std
+// sniff waits for as much of a connection as tells whether it begins with the preface of HTTP/2, where that
+// may be; it is false if nothing came in time.
+func (c *conn) sniff() (http2, ok bool) {
+	if !c.listener.HTTP2 || c.secure {
+		return false, true
 	}
-	c.std.serve(nc, c)
+	if !c.reads.arm(c.watch, c.cfg.HeaderTimeout) {
+		return false, false
+	}
+	pre := make([]byte, 0, len(Preface))
+	for http2 = true; http2 && len(pre) < cap(pre); http2 = string(pre) == Preface[:len(pre)] {
+		n, err := c.nc.Read(pre[len(pre):cap(pre)])
+		if pre = pre[:len(pre)+n]; err != nil {
+			return false, false
+		}
+	}
+	c.nc = &prefixConn{Conn: c.nc, pre: pre}
+	return http2, c.reads.disarm()
+}
+
+// handOver gives the connection to net/http, which closes it.
+func (c *conn) handOver(http2 bool) {
+	var nc net.Conn
+	if http2 { // still watched, until it is closed
+		h := newFramedConn(c.nc, c)
+		if c.call.TLS != nil && !adequate(c.call.TLS) {
+			h.refuse(inadequateSecurity, "HTTP/2 needs another cipher suite than "+tls.CipherSuiteName(c.call.TLS.CipherSuite))
+			return
+		}
+		nc = h
+	} else {
+		c.unwatch()
+		nc = &stdConn{Conn: c.nc, c: c}
+	}
+	c.hijacked = true
+	c.srv.stdFor(c, http2).serve(nc, c)
+}
+
+// stdFor is the server of net/http for a connection.
+func (s *Server) stdFor(c *conn, http2 bool) *stdServer {
+	f := stdForm{http2: http2, streams: c.cfg.MaxStreams, headerBytes: c.cfg.HeaderBytes, header: c.cfg.HeaderTimeout, idle: c.cfg.IdleTimeout, write: c.cfg.WriteTimeout}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.std[f]
+	if d == nil {
+		for g, old := range s.std { // of earlier configurations
+			if old.conns == 0 {
+				old.Close()
+				delete(s.std, g)
+			}
+		}
+		d = newStdServer(s, f)
+		s.std[f] = d
+	}
+	d.conns++
+	c.std = d
+	return d
 }
 
 // Drain lets calls in flight end and closes connections: answers carry
@@ -321,15 +383,11 @@ func (c *conn) handOver(nc net.Conn) {
 func (s *Server) Drain(ctx context.Context) (broken int) {
 	s.prepare()
 	s.draining.Store(true)
-	stdDone := make(chan struct{})
-	go func() {
-		defer close(stdDone)
-		var second sync.WaitGroup
-		second.Go(func() { s.std1.drain(ctx) })
-		s.std.drain(ctx)
-		second.Wait()
-	}()
+	var std sync.WaitGroup
 	s.mu.Lock()
+	for _, d := range s.std {
+		std.Go(func() { d.drain(ctx) })
+	}
 	soon := s.Watch.clock.Load() + int64(s.linger+tick)
 	for c := range s.conns {
 		if d := c.reads.at.Load(); c.state.Load() == connIdle && d > soon {
@@ -353,6 +411,11 @@ func (s *Server) Drain(ctx context.Context) (broken int) {
 		s.mu.Unlock()
 		break
 	}
-	<-stdDone
+	std.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.std { // those that came meanwhile, too
+		d.Close()
+	}
 	return broken
 }

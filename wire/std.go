@@ -22,27 +22,38 @@ import (
 type stdServer struct {
 	srv   *Server
 	http  *http.Server
-	conns chan net.Conn
+	next  chan net.Conn
 	done  chan struct{}
+	ended sync.Once
 	of    sync.Map // net.Conn given to net/http → *conn
+	conns int      // how many that are; guarded by Server.mu
 }
 
-func newStdServer(s *Server, http2 bool) *stdServer {
-	cfg := s.config.Load()
-	d := &stdServer{srv: s, conns: make(chan net.Conn), done: make(chan struct{})}
+// stdForm is what a server of net/http cannot change while it serves.
+type stdForm struct {
+	http2                bool
+	streams, headerBytes int
+	header, idle, write  time.Duration
+}
+
+func newStdServer(s *Server, f stdForm) *stdServer {
+	d := &stdServer{srv: s, next: make(chan net.Conn), done: make(chan struct{})}
 	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(http2)
-	protocols.SetUnencryptedHTTP2(http2)
+	protocols.SetHTTP1(!f.http2)
+	protocols.SetUnencryptedHTTP2(f.http2) // TLS ends before
+	headerBytes := f.headerBytes
+	if f.http2 {
+		headerBytes *= 2 // what is somewhat larger is refused with a reason; beyond that net/http answers by itself
+	}
 	d.http = &http.Server{
 		Handler:   http.HandlerFunc(d.serveHTTP),
 		Protocols: protocols,
 		// OPTIONS * is a call like others.
 		DisableGeneralOptionsHandler: true,
-		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: cfg.MaxStreams, MaxReadFrameSize: 16 << 10, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: cfg.WriteTimeout},
-		ReadHeaderTimeout:            cfg.HeaderTimeout,
-		IdleTimeout:                  cfg.IdleTimeout,
-		MaxHeaderBytes:               cfg.HeaderBytes,
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: f.streams, MaxReadFrameSize: 16 << 10, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: f.write},
+		ReadHeaderTimeout:            f.header,
+		IdleTimeout:                  f.idle,
+		MaxHeaderBytes:               headerBytes,
 		ConnState:                    d.connState,
 		ConnContext:                  func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, connKey{}, nc) },
 		ErrorLog:                     log.New(logWriter{s.Log}, "", 0),
@@ -64,7 +75,7 @@ func (w logWriter) Write(p []byte) (int, error) {
 // Accept, Close and Addr make stdServer the listener of its http.Server.
 func (d *stdServer) Accept() (net.Conn, error) {
 	select {
-	case nc := <-d.conns:
+	case nc := <-d.next:
 		return nc, nil
 	case <-d.done:
 		return nil, net.ErrClosed
@@ -73,11 +84,7 @@ func (d *stdServer) Accept() (net.Conn, error) {
 
 // Close ends Accept; http.Server.Shutdown calls it.
 func (d *stdServer) Close() error {
-	select {
-	case <-d.done:
-	default:
-		close(d.done)
-	}
+	d.ended.Do(func() { close(d.done) })
 	return nil
 }
 
@@ -87,7 +94,7 @@ func (d *stdServer) Addr() net.Addr { return &net.TCPAddr{} }
 func (d *stdServer) serve(nc net.Conn, c *conn) {
 	d.of.Store(nc, c)
 	select {
-	case d.conns <- nc:
+	case d.next <- nc:
 	case <-d.done:
 		d.of.Delete(nc)
 		nc.Close()
@@ -132,6 +139,7 @@ func (d *stdServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	c := v.(*conn)
 	if sc, ok := nc.(*stdConn); ok {
 		sc.busy.Store(true)
+		sc.came.Store(0)
 		defer sc.busy.Store(false)
 	}
 	s := &stdStream{w: w, r: r, rc: http.NewResponseController(w), conn: c}
@@ -184,7 +192,15 @@ func (r *Request) fromStd(h *http.Request, lim *Limits) *Fault {
 		return tooLarge(TargetTooLong, 414, int64(lim.URIBytes), int64(len(h.RequestURI)), "a shorter request target", "a request target of %d bytes, %d are allowed", len(h.RequestURI), lim.URIBytes)
 	}
 	if total > lim.HeaderBytes {
-		return tooLarge(HeadersTooLarge, 431, int64(lim.HeaderBytes), int64(total), "smaller header fields", "a request head of more than %d bytes", lim.HeaderBytes)
+		name, size := "", 0
+		for _, n := range names {
+			for _, v := range h.Header[n] {
+				if l := len(n) + len(v) + 4; l > size {
+					name, size = n, l
+				}
+			}
+		}
+		return headersTooLarge(lim.HeaderBytes, total, name, size)
 	}
 	r.Fields = r.Fields[:0]
 	r.Fields.Put(Host, h.Host)
@@ -444,10 +460,13 @@ func (s *stdStream) respond(head *Head) error {
 	if head.Length >= 0 && head.Status != 204 && head.Status >= 200 {
 		h.Set("Content-Length", strconv.FormatInt(head.Length, 10))
 	}
+	last := s.conn.tooOld(s.call.Start) || s.conn.srv.draining.Load()
 	if s.call.Request.Proto < 20 {
-		if s.closing = s.closing || head.Close || s.conn.srv.draining.Load() || !s.willDrain(); s.closing {
-			h.Set("Connection", "close")
-		}
+		s.closing = s.closing || last || head.Close || !s.willDrain()
+		last = s.closing
+	}
+	if last { // in HTTP/2 it has net/http send a GOAWAY, after which calls in flight go on
+		h.Set("Connection", "close")
 	}
 	if head.Status == 101 {
 		h.Set("Connection", "Upgrade")
@@ -564,6 +583,19 @@ type stdConn struct {
 	net.Conn
 	c    *conn
 	busy atomic.Bool
+	came atomic.Int64 // bytes of a request whose head is not complete
+}
+
+// Read counts what comes between calls. net/http closes without a word when the rest of a head does not come.
+func (sc *stdConn) Read(p []byte) (int, error) {
+	n, err := sc.Conn.Read(p)
+	if sc.busy.Load() {
+		return n, err
+	}
+	if came := sc.came.Add(int64(n)); came > 0 && n == 0 && isTimeout(err) {
+		sc.refuse(headTimeout(came, sc.c.srv.config.Load().HeaderTimeout))
+	}
+	return n, err
 }
 
 func (sc *stdConn) Write(p []byte) (int, error) {
@@ -578,16 +610,21 @@ func (sc *stdConn) Write(p []byte) (int, error) {
 	if i := strings.LastIndex(text, "\r\n\r\n"); i >= 0 && i+4 < len(text) {
 		text = text[i+4:]
 	}
+	if !sc.refuse(fault(EngineRefused, "a well-formed request", "%s", excerpt(strings.TrimSpace(text), 120)).status(status)) {
+		return 0, errLeft
+	}
+	return len(p), nil
+}
+
+// refuse answers in the place of net/http, and reports whether the client took it.
+func (sc *stdConn) refuse(f *Fault) bool {
 	c := &conn{srv: sc.c.srv, cfg: sc.c.srv.config.Load(), listener: sc.c.listener, nc: sc.Conn, sock: sc.c.sock, closing: true}
 	c.call = Call{Listener: sc.c.listener, Start: time.Now(), Peer: sc.c.call.Peer, Announced: sc.c.call.Announced, TLS: sc.c.call.TLS, engine: c}
 	c.call.Request.Proto = 11
 	c.beginBody(0)
 	c.watch = c.srv.Watch
-	c.srv.Handler.Malformed(&c.call, fault(EngineRefused, "a well-formed request", "%s", excerpt(strings.TrimSpace(text), 120)).status(status))
-	if c.broken {
-		return 0, errLeft
-	}
-	return len(p), nil
+	c.srv.Handler.Malformed(&c.call, f)
+	return !c.broken
 }
 
 // CloseWrite lets net/http end its side before it closes.

@@ -113,6 +113,7 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 	if err := n.open(); err != nil {
 		return err
 	}
+	n.gateway.MemoryLimit = most
 	defer n.close()
 	if most > 0 {
 		watching, stop := context.WithCancel(context.Background())
