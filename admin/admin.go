@@ -32,6 +32,8 @@ type Server struct {
 	Gateway *gateway.Gateway
 	Calls   *calllog.Reader  // nil without records
 	Journal *calllog.Journal // nil without records
+	// NoJournal is why there is none.
+	NoJournal error
 	Token   string
 	Log     *slog.Logger
 	Started time.Time
@@ -160,7 +162,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) noRecords(w http.ResponseWriter) bool {
 	if s.Calls == nil {
-		problem(w, 503, "this node keeps no call records", "its log says why the journal could not be opened at its start")
+		problem(w, 503, "this node keeps no call records", "whygate status says why")
 		return true
 	}
 	return false

@@ -135,15 +135,13 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	if c.s.LastReload != nil {
 		gauge(reloadOKDesc, flag(c.s.LastReload().OK))
 	}
-	if c.s.Journal != nil {
-		st := c.s.Journal.Stats()
-		count(recordsDesc, int64(st.Appended))
-		for cause, n := range st.Dropped {
-			count(droppedDesc, int64(n), cause)
-		}
-		gauge(unreadableDesc, float64(len(st.Unreadable)))
-		gauge(journalDesc, float64(st.Bytes))
+	st := c.s.records()
+	count(recordsDesc, int64(st.Appended))
+	for cause, n := range st.Dropped {
+		count(droppedDesc, int64(n), cause)
 	}
+	gauge(unreadableDesc, float64(len(st.Unreadable)))
+	gauge(journalDesc, float64(st.Bytes))
 }
 
 // target is what is counted at one address.

@@ -28,9 +28,21 @@ type Status struct {
 	Refused   int64            `json:"refused"`
 	Panics    int64            `json:"panics"`
 	Upstreams []UpstreamStatus `json:"upstreams"`
-	Records   *calllog.Stats   `json:"records,omitempty"`
+	Records   calllog.Stats    `json:"records"`
 	Counters  *CounterStatus   `json:"counters,omitempty"`
 	Memory    uint64           `json:"memory"` // bytes that Go has from the system
+}
+
+// records tells how the journal is, and what is lost where there is none.
+func (s *Server) records() calllog.Stats {
+	if s.Journal != nil {
+		return s.Journal.Stats()
+	}
+	st := calllog.Stats{Node: s.Gateway.Node, Dropped: map[string]uint64{"no-journal": uint64(s.Gateway.Unrecorded.Load())}}
+	if s.NoJournal != nil {
+		st.LastError, st.LastErrorAt = s.NoJournal.Error(), s.Started
+	}
+	return st
 }
 
 // Consumers counts the directory.
@@ -108,10 +120,7 @@ func (s *Server) Status() Status {
 			st.Refused += n
 		}
 	}
-	if s.Journal != nil {
-		rec := s.Journal.Stats()
-		st.Records = &rec
-	}
+	st.Records = s.records()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	st.Memory = m.Sys - m.HeapReleased

@@ -432,6 +432,7 @@ func (j *Journal) refresh() error {
 			continue
 		}
 		h, ok := old[f.seq]
+		var err error // of this file alone
 		if !ok || !h.indexed {
 			h, err = inspect(f)
 		}

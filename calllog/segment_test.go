@@ -337,6 +337,29 @@ func TestUnreadableFilesAreLeftAlone(t *testing.T) {
 	}
 }
 
+// A file that cannot be read is no reason to lose count of those behind it: retention would forget them.
+func TestUnreadableFileBeforeOthers(t *testing.T) {
+	dir := memoryDir(t)
+	j := tested(t, dir, Options{})
+	j.Append(call(1))
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "0000000001.journal"), []byte("PAR1 is not ours"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j = tested(t, dir, Options{})
+	for range 2 { // the second time, what was read before is known
+		if err := j.refresh(); err != nil {
+			t.Fatal(err)
+		}
+		st := j.Stats()
+		if len(st.Unreadable) != 1 || st.Unreadable[0].Name != "0000000001.journal" || st.Records != 1 {
+			t.Errorf("%d records, unreadable %v", st.Records, st.Unreadable)
+		}
+	}
+}
+
 // A flush covers what the one before may have missed, and what was amended.
 func TestFlushCoversWhatChanged(t *testing.T) {
 	s, ends := writtenSegment(t, memoryDir(t), 5)

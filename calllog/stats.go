@@ -23,7 +23,7 @@ type Stats struct {
 	Oldest time.Time
 
 	// Since the start of the node: records taken, records lost by cause (the names
-	// are no-space, no-file, slow, fault and closed), files that broke in use, files
+	// are no-space, no-file, slow, fault and closed; no-journal where a node runs without one), files that broke in use, files
 	// that retention deleted.
 	Appended uint64
 	Dropped  map[string]uint64

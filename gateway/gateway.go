@@ -57,6 +57,8 @@ type Gateway struct {
 
 	// Panics counts checks and handlers that panicked.
 	Panics atomic.Int64
+	// Unrecorded counts calls that were served without a Journal.
+	Unrecorded atomic.Int64
 }
 
 // New makes a gateway without documents: it serves nothing before Apply.

@@ -26,6 +26,7 @@ func (c *call) record() {
 		r.Flags |= calllog.TLS
 	}
 	if c.g.Journal == nil {
+		c.g.Unrecorded.Add(1)
 		return
 	}
 	r.Method, r.Host, r.Path = x.Method, x.Host, pathOf(x.Target)

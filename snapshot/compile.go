@@ -571,6 +571,12 @@ func (c *compiler) mount(m *mounted) {
 // cleanMount makes "/" and "/a/" what can be joined: "" and "/a".
 func cleanMount(p string) string { return strings.TrimRight(p, "/") }
 
+// registeredMethods are those of the IANA registry that clients send, the usual ones first.
+var registeredMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
+	"ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "COPY", "LABEL", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL",
+	"MKREDIRECTREF", "MKWORKSPACE", "MOVE", "ORDERPATCH", "PROPFIND", "PROPPATCH", "QUERY", "REBIND", "REPORT", "SEARCH", "UNBIND", "UNCHECKOUT",
+	"UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL"}
+
 func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 	spec := &m.d.Spec
 	template, broken := r.Path, false
@@ -606,6 +612,9 @@ func (c *compiler) route(m *mounted, r *resource.Route, field string) *Route {
 			c.problem(m.d.Problem(fmt.Sprintf("%s.methods[%d]", field, i), fmt.Sprintf("%q is no method that can be routed", method), ""))
 			route.broken = true
 			continue
+		}
+		if near := resource.Nearest(up, registeredMethods); near != "" && !slices.Contains(registeredMethods, up) {
+			c.lint(m.d.Problem(fmt.Sprintf("%s.methods[%d]", field, i), fmt.Sprintf("%q is no registered method, so hardly a call matches", up), "did you mean "+near+"?"), "route.method-misspelt")
 		}
 		route.Methods = append(route.Methods, up)
 		if up == "GET" {

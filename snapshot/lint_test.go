@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,5 +125,32 @@ func TestEveryWarningIsShown(t *testing.T) {
 		if !strings.Contains(shown, code) {
 			t.Errorf("nothing shows the warning %s", code)
 		}
+	}
+}
+
+// TestMethodMisspelt: methods of one's own are fine, those that look like a slip are told.
+func TestMethodMisspelt(t *testing.T) {
+	_, problems := compile(t, `apiVersion: whygate/v1
+kind: Upstream
+metadata: {name: shop}
+spec: {targets: [{url: "http://127.0.0.1:9000"}]}
+---
+apiVersion: whygate/v1
+kind: API
+metadata: {name: orders}
+spec:
+  upstream: shop
+  stages: [{name: dev}, {name: prod}]
+  routes: [{path: /a, methods: [GETT, get, PURGE, PROPFIND, DELTE]}]
+`)
+	var found []string
+	for _, p := range problems {
+		if p.Code == "route.method-misspelt" {
+			found = append(found, p.Message+": "+p.Hint)
+		}
+	}
+	want := []string{`"GETT" is no registered method, so hardly a call matches: did you mean GET?`, `"DELTE" is no registered method, so hardly a call matches: did you mean DELETE?`}
+	if !slices.Equal(found, want) {
+		t.Errorf("%q, want %q", found, want)
 	}
 }

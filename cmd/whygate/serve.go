@@ -92,6 +92,7 @@ type node struct {
 	log      *slog.Logger
 	gateway  *gateway.Gateway
 	journal  *calllog.Journal
+	noRecord error // why there is no journal
 	quotas   *counter.Quotas
 	admin    *admin.Server
 	adminLn  net.Listener
@@ -162,6 +163,7 @@ func (n *node) open() error {
 	if err != nil {
 		// Serving calls matters more than recording them; status and metrics tell.
 		n.log.Error("serving without call records", "error", err)
+		n.noRecord = fmt.Errorf("%w; when that is mended, start the node again", err)
 	} else {
 		n.journal, recorder = j, j
 	}
@@ -394,7 +396,7 @@ func (n *node) startAdmin() error {
 	if n.adminLn, err = net.Listen("tcp", n.opts.admin); err != nil {
 		return gateway.ListenError(n.opts.admin, err)
 	}
-	n.admin = &admin.Server{Gateway: n.gateway, Journal: n.journal, Token: token, Log: n.log, Started: time.Now(), Version: version,
+	n.admin = &admin.Server{Gateway: n.gateway, Journal: n.journal, NoJournal: n.noRecord, Token: token, Log: n.log, Started: time.Now(), Version: version,
 		Reload: n.reload, LastReload: n.lastReload, Draining: n.draining.Load}
 	if n.journal != nil {
 		n.admin.Calls = n.journal.Reader

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -87,10 +89,6 @@ func (a *app) tellStatus(st *admin.Status) {
 
 func (a *app) tellRecords(t *teller, st *admin.Status) {
 	r := st.Records
-	if r == nil {
-		t.line("records", a.style.bad("none are kept")+": the log says why the journal could not be opened", "")
-		return
-	}
 	text := fmt.Sprintf("%d in %s, %v", r.Records, plural(r.Files, "file"), reason.Bytes(r.Bytes))
 	if !r.Oldest.IsZero() {
 		text += ", the oldest from " + reason.Stamp(r.Oldest)
@@ -99,9 +97,9 @@ func (a *app) tellRecords(t *teller, st *admin.Status) {
 	if !r.Recording {
 		t.line("", a.style.bad("not recording")+": "+r.LastError, "")
 	}
-	for cause, n := range r.Dropped {
-		if n > 0 {
-			t.line("", a.style.bad(fmt.Sprintf("%d records dropped: %s", n, cause)), "")
+	for _, cause := range slices.Sorted(maps.Keys(r.Dropped)) {
+		if n := r.Dropped[cause]; n > 0 {
+			t.line("", a.style.bad(fmt.Sprintf("%s dropped: %s", plural(int(n), "record"), cause)), "")
 		}
 	}
 	for _, u := range r.Unreadable {
