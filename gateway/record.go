@@ -58,7 +58,7 @@ func (c *call) record() {
 	if x.Plan != nil {
 		r.Plan = x.Plan.Name
 	}
-	if x.Limited() {
+	if x.Limited {
 		r.Remaining = int32(min(x.Tightest.Left, 1<<31-1))
 	}
 	for _, n := range x.Notes {

@@ -414,12 +414,19 @@ func (c *forwardCheck) refuse(x *Exchange, res *http.Response, text []byte) reas
 
 // EditRequest gives the upstream what the authorizer said, and nothing that clients write into its place.
 func (c *forwardCheck) EditRequest(x *Exchange, o *wire.Outgoing) {
+	c.GuardRequest(o)
 	for _, n := range c.Copy {
-		o.Fields.Remove(n)
 		for _, f := range x.Onward {
 			if wire.EqualFold(f.Name, n) {
 				o.Fields = append(o.Fields, f)
 			}
 		}
+	}
+}
+
+// GuardRequest keeps what clients write into the place of the authorizer from the upstream.
+func (c *forwardCheck) GuardRequest(o *wire.Outgoing) {
+	for _, n := range c.Copy {
+		o.Fields.Remove(n)
 	}
 }

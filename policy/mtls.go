@@ -736,7 +736,10 @@ func lastElement(v string) (element map[string]string, err error) {
 }
 
 // EditRequest keeps the header from the upstream, which might believe it.
-func (c *mtlsCheck) EditRequest(x *Exchange, o *wire.Outgoing) {
+func (c *mtlsCheck) EditRequest(_ *Exchange, o *wire.Outgoing) { c.GuardRequest(o) }
+
+// GuardRequest is the same for calls that are only watched.
+func (c *mtlsCheck) GuardRequest(o *wire.Outgoing) {
 	if c.Header != "" {
 		o.Fields.Remove(c.Header)
 	}
