@@ -72,6 +72,7 @@ type Exchange struct {
 	shared   []*counter.Call // what the shared counters were asked, at most once per limit
 	away     bool            // the shared counters could not be asked
 	held     []hold          // one for each limit that was passed
+	methods  *group          // of authentication, none of which an anonymous caller has used
 	spared   []string        // policies that would have refused the call, and are enforced for other callers
 	scratch  []byte
 	content  []byte // instead of the request's own

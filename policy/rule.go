@@ -290,7 +290,15 @@ func (c *ruleCheck) denied(v *vars, r *rule) reason.Verdict {
 	if seen := seenIn(outcomes, true); seen != "" {
 		facts = append(facts, reason.Own("seen", seen))
 	}
-	return ruleDenied.Refuse(facts...)
+	return r.unlessNamed(v.x, ruleDenied.Refuse(facts...))
+}
+
+// unlessNamed is Exchange.unlessNamed where the rule asks who calls: other refusals would be the same for everybody.
+func (r *rule) unlessNamed(x *Exchange, v reason.Verdict) reason.Verdict {
+	if r.when.caller {
+		return x.unlessNamed(v, "")
+	}
+	return v
 }
 
 // noMatch names the rule that came closest: the one with the fewest terms that fail, and of those
@@ -323,7 +331,7 @@ func (c *ruleCheck) noMatch(v *vars) reason.Verdict {
 		return c.failed(v, closest, best)
 	}
 	facts := append(c.facts(v, closest, best), reason.Rule("closest", closest.Name), reason.Rule("rules", plural(allows, "rule")))
-	return c.wanted(ruleNoMatch, closest, best, facts)
+	return closest.unlessNamed(v.x, c.wanted(ruleNoMatch, closest, best, facts))
 }
 
 // failed is the verdict of a rule that cannot be decided.
@@ -345,9 +353,9 @@ func (c *ruleCheck) failed(v *vars, r *rule, outcomes []outcome) reason.Verdict 
 		}
 	}
 	if r.deny { // what would make a denying rule hold is no remedy
-		return ruleFailed.Refuse(append(facts, reason.Rule("wanted", "a call for which this can be decided: "+whenText(r.when)))...)
+		return r.unlessNamed(v.x, ruleFailed.Refuse(append(facts, reason.Rule("wanted", "a call for which this can be decided: "+whenText(r.when)))...))
 	}
-	return c.wanted(ruleFailed, r, outcomes, facts)
+	return r.unlessNamed(v.x, c.wanted(ruleFailed, r, outcomes, facts))
 }
 
 // wanted adds the terms that failed, what they saw, and what would make them hold.
