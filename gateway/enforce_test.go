@@ -162,6 +162,7 @@ func TestEnforcedForOthers(t *testing.T) {
 			return
 		}
 		w.Header().Set("X-User", "ann")
+		w.Header().Set("Set-Cookie", "session=renewed")
 	}))
 	defer auth.Close()
 	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
@@ -179,9 +180,9 @@ func TestEnforcedForOthers(t *testing.T) {
 	}{
 		{"key-auth", "key-auth: {}", []string{"X-Api-Key: another"}, "key.unknown", []string{"X-Api-Key: " + key}, "GET",
 			"200 GET key=another auth= user= cert= https://own.test", "200 GET key= auth= user= cert= https://own.test"},
-		{"forward-auth", fmt.Sprintf("forward-auth: {url: %q, copy: [X-User], timeout: 20s}", auth.URL), []string{"Authorization: Bearer eve", "X-User: root"}, "forward-auth.refused",
+		{"forward-auth", fmt.Sprintf("forward-auth: {url: %q, copy: [X-User], copyBack: [Set-Cookie], timeout: 20s}", auth.URL), []string{"Authorization: Bearer eve", "X-User: root"}, "forward-auth.refused",
 			[]string{"Authorization: Bearer ann", "X-User: root"}, "GET",
-			"200 GET key= auth=Bearer eve user= cert= https://own.test", "200 GET key= auth=Bearer ann user=ann cert= https://own.test"},
+			"200 GET key= auth=Bearer eve user= cert= https://own.test", "200 GET key= auth=Bearer ann user=ann cert= https://own.test session=renewed"},
 		{"mtls", fmt.Sprintf("mtls: {ca: %q, accept: any, header: Client-Cert}", peers().ca), []string{peers().shown["stranger"]}, "mtls.untrusted", []string{peers().shown["known"]}, "GET",
 			"200 GET key= auth= user= cert= https://own.test", "200 GET key= auth= user= cert= https://own.test"},
 		{"cors", `cors: {origins: ["https://shop.test"]}`, []string{"Origin: https://evil.test"}, "cors.origin", []string{"Origin: https://shop.test"}, "GET",
@@ -198,7 +199,7 @@ func TestEnforcedForOthers(t *testing.T) {
 					if r := a.Header.Get("Whygate-Reason"); r != "" {
 						return r
 					}
-					return fmt.Sprintf("%d %s %s", a.StatusCode, a.Body, a.Header.Get("Access-Control-Allow-Origin"))
+					return strings.TrimRight(fmt.Sprintf("%d %s %s %s", a.StatusCode, a.Body, a.Header.Get("Access-Control-Allow-Origin"), a.Header.Get("Set-Cookie")), " ")
 				}
 				switch got := call(c.refused); got {
 				case c.reason:

@@ -210,7 +210,7 @@ func (c *call) watch(s *policy.Step) {
 			x.Answer = nil
 		}
 		x.Store, x.Tightest, x.Limited = nil, tightest, limited
-		if p, ok := s.Check.(policy.Preparer); !(keeps && s.Answers(x)) && !(ok && p.Prepares()) {
+		if p, ok := s.Check.(policy.Preparer); (!keeps || s.Phase >= policy.Limits) && !(ok && p.Prepares()) {
 			x.Extra = append(x.Extra[:0], extra...)
 		}
 	}()

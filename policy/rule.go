@@ -23,7 +23,8 @@ import (
 // `claims.dept == "sales" && request.method in ["GET", "HEAD"]`, and checked when they are loaded. They may name:
 //
 //   - request.method, .path, .host, .scheme, .size (in bytes, -1 if not announced)
-//   - request.headers["name"] (in lower case; several of one name are joined by commas), request.query["name"]
+//   - request.headers["name"] (in lower case; several of one name are joined by commas), request.query["name"],
+//     request.cookies["name"], whose values explanations never show
 //   - request.params["name"] (of the route's path), decoded like the query
 //   - client.ip, client.hop (its position in X-Forwarded-For, 0 for the connection itself)
 //   - identity.subject, .issuer, .method (key-auth, jwt, …), .scopes, .roles, .groups, and claims of the token
@@ -36,7 +37,7 @@ import (
 // `has(claims.dept)` or read with `claims[?"dept"].orValue("")`.
 //
 // An expression that cannot be decided, since a claim is missing or a value is of another type, fails
-// closed: a rule that allows does not hold, a rule that denies refuses. So does a query parameter with
+// closed: a rule that allows does not hold, a rule that denies refuses. So does a query parameter or cookie with
 // several values, and an expression with loops that takes more than 100000 steps. Where rules name body, the
 // content is read, up to MaxBody, and must be JSON in which no name of an object is there twice.
 //
