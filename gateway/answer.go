@@ -92,13 +92,14 @@ func (a *asker) ask(s *policy.Step) reason.Entry {
 	}
 	v := s.Check.Check(a.x)
 	unknown := a.x.Unknown
-	a.answered = a.x.Answer != nil && !v.Refused() && !s.Watches(a.x)
+	a.answered = a.x.Answer != nil && !v.Refused() && s.Answers(a.x)
 	a.x.Answer, a.x.Unknown = nil, false
 	switch {
 	case unknown && !v.Refused():
 		a.refused(s) // who calls is not known either
 		return entryOf(s, reason.Unknown, v)
 	case v.Refused() && s.Watches(a.x):
+		a.x.Spare(s)
 		return entryOf(s, reason.Shadow, v)
 	case v.Refused():
 		a.refused(s)
@@ -114,7 +115,7 @@ func (a *asker) refused(s *policy.Step) {
 
 // endsPreflight says that a preflight is answered or refused by this check, and by none behind it.
 func endsPreflight(x *policy.Exchange, s *policy.Step) bool {
-	return x.Preflight && s.Phase == policy.CORS && !s.Watches(x)
+	return x.Preflight && s.Phase == policy.CORS && s.Answers(x) && !x.Spared(s.Name)
 }
 
 // failed ends a call that was let pass and could not be carried out.

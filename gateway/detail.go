@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/json"
+	"strings"
 
 	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/reason"
@@ -22,6 +23,26 @@ type Detail struct {
 	Refuser *Refuser `json:"refuser,omitempty"`
 	// From is where the policy that refused is written.
 	From *reason.Source `json:"from,omitempty"`
+	// Identity is who called, where the application does not say it.
+	Identity *Identity `json:"identity,omitempty"`
+}
+
+// Identity is whom a method of authentication has found.
+type Identity struct {
+	Subject string `json:"subject"`
+	Method  string `json:"method"` // "jwt"
+	Issuer  string `json:"issuer,omitempty"`
+}
+
+// identityOf is the caller of a call, or nil where the application says it all.
+func identityOf(x *policy.Exchange) *Identity {
+	id := x.Identity
+	if id == nil || id.Subject == "" || x.Application != nil && id.Subject == x.Application.Name {
+		return nil
+	}
+	const most = 200
+	cut := func(s string) string { return strings.Clone(strings.ToValidUTF8(s[:min(len(s), most)], "")) }
+	return &Identity{Subject: cut(id.Subject), Method: id.Method, Issuer: cut(id.Issuer)}
 }
 
 // Hint is something odd that did not stop the call.
@@ -46,7 +67,7 @@ func (d *Detail) encode() []byte {
 		panic("BUG: a detail cannot be written: " + err.Error())
 	}
 	if len(b) > maxDetail {
-		short := Detail{Verdict: d.Verdict, Refuser: d.Refuser, From: d.From}
+		short := Detail{Verdict: d.Verdict, Refuser: d.Refuser, From: d.From, Identity: d.Identity}
 		if b, err = json.Marshal(&short); err != nil || len(b) > maxDetail {
 			return nil
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -148,5 +149,88 @@ func TestEnforceTenPercent(t *testing.T) {
 				t.Errorf("%d of %d callers were refused, 10%% should be", refused, callers)
 			}
 		})
+	}
+}
+
+// Where a policy is enforced for some callers, all that differs for the others is that nobody is refused: who would pass is
+// served alike, and who would not reaches the upstream as if the policy were not there.
+func TestEnforcedForOthers(t *testing.T) {
+	key, consumer := whytest.Consumer("app", "")
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer ann" {
+			w.WriteHeader(403)
+			return
+		}
+		w.Header().Set("X-User", "ann")
+		w.Header().Set("Set-Cookie", "session=renewed")
+	}))
+	defer auth.Close()
+	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "https://own.test")
+		fmt.Fprintf(w, "%s key=%s auth=%s user=%s cert=%s", r.Method, r.Header.Get("X-Api-Key"), r.Header.Get("Authorization"), r.Header.Get("X-User"), r.Header.Get("Client-Cert"))
+	})
+	const preflight = "Access-Control-Request-Method: GET"
+	for _, c := range []struct {
+		name, policy string
+		refused      []string // a call that the policy refuses
+		reason       string
+		passing      []string // one that it lets pass
+		method       string
+		spared, same string // what becomes of the one where it is spared, and of the other for everybody
+	}{
+		{"key-auth", "key-auth: {}", []string{"X-Api-Key: another"}, "key.unknown", []string{"X-Api-Key: " + key}, "GET",
+			"200 GET key=another auth= user= cert= https://own.test", "200 GET key= auth= user= cert= https://own.test"},
+		{"forward-auth", fmt.Sprintf("forward-auth: {url: %q, copy: [X-User], copyBack: [Set-Cookie], timeout: 20s}", auth.URL), []string{"Authorization: Bearer eve", "X-User: root"}, "forward-auth.refused",
+			[]string{"Authorization: Bearer ann", "X-User: root"}, "GET",
+			"200 GET key= auth=Bearer eve user= cert= https://own.test", "200 GET key= auth=Bearer ann user=ann cert= https://own.test session=renewed"},
+		{"mtls", fmt.Sprintf("mtls: {ca: %q, accept: any, header: Client-Cert}", peers().ca), []string{peers().shown["stranger"]}, "mtls.untrusted", []string{peers().shown["known"]}, "GET",
+			"200 GET key= auth= user= cert= https://own.test", "200 GET key= auth= user= cert= https://own.test"},
+		{"cors", `cors: {origins: ["https://shop.test"]}`, []string{"Origin: https://evil.test"}, "cors.origin", []string{"Origin: https://shop.test"}, "GET",
+			"200 GET key= auth= user= cert= https://own.test", "200 GET key= auth= user= cert= https://shop.test"},
+		{"cors preflight", `cors: {origins: ["https://shop.test"]}`, []string{"Origin: https://evil.test", preflight}, "cors.origin", []string{"Origin: https://shop.test", preflight}, "OPTIONS",
+			"200 OPTIONS key= auth= user= cert= https://own.test", "204  https://shop.test"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := whytest.Start(t, "wire", whytest.GatewayDocument("wire", "  trustedProxies: [127.0.0.1]\n")+"---\n"+whytest.API(up.URL, "/", "  - "+c.policy+"\n    enforce: 50%")+consumer)
+			enforced, spared := 0, 0
+			for i := range 40 {
+				call := func(header []string) string {
+					a := n.Call(c.method, "/", "", append(slices.Clone(header), fmt.Sprintf("X-Forwarded-For: 203.0.113.%d", i))...)
+					if r := a.Header.Get("Whygate-Reason"); r != "" {
+						return r
+					}
+					return strings.TrimRight(fmt.Sprintf("%d %s %s %s", a.StatusCode, a.Body, a.Header.Get("Access-Control-Allow-Origin"), a.Header.Get("Set-Cookie")), " ")
+				}
+				switch got := call(c.refused); got {
+				case c.reason:
+					enforced++
+				case c.spared:
+					spared++
+				default:
+					t.Fatalf("refused or spared: %s", got)
+				}
+				if got := call(c.passing); got != c.same {
+					t.Fatalf("who would pass: %s, want %s", got, c.same)
+				}
+			}
+			if enforced < 5 || spared < 5 {
+				t.Errorf("%d enforced, %d spared", enforced, spared)
+			}
+		})
+	}
+}
+
+// A limit that only watches takes nothing of what an enforced one tells the client.
+func TestWatchedLimitIsSilent(t *testing.T) {
+	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {})
+	n := whytest.Start(t, "wire", whytest.API(up.URL, "/", "  - rate-limit: {requests: 2, period: 24h, per: address}\n    name: small\n    shadow: true\n  - rate-limit: {requests: 100, period: 24h, per: address}\n    name: large"))
+	for i := range 4 {
+		a := n.Call("GET", "/", "")
+		if got, want := a.Header.Get("RateLimit"), fmt.Sprintf("r=%d", 99-i); a.StatusCode != 200 || !strings.Contains(got, want) || !strings.Contains(got, "large") {
+			t.Errorf("call %d: %d, RateLimit %q, want %s of large", i, a.StatusCode, got, want)
+		}
+		if rec := n.Record(a); int(rec.Remaining) != 99-i {
+			t.Errorf("call %d: the record says that %d are left", i, rec.Remaining)
+		}
 	}
 }

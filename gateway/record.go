@@ -59,11 +59,14 @@ func (c *call) record() {
 	if x.Plan != nil {
 		r.Plan = x.Plan.Name
 	}
-	if x.Limited() {
+	if x.Limited {
 		r.Remaining = int32(min(x.Tightest.Left, 1<<31-1))
 	}
 	for _, n := range x.Notes {
 		c.hint(n.Code, n.Text)
+	}
+	if !c.detail.empty() {
+		c.detail.Identity = identityOf(x)
 	}
 	if c.route != nil && len(c.route.Masks) > 0 {
 		c.mask(&c.route.Route)
@@ -88,6 +91,9 @@ func (c *call) mask(route *policy.Route) {
 	}
 	for i := range d.Hints {
 		d.Hints[i].Text = route.MaskText(d.Hints[i].Text)
+	}
+	if d.Identity != nil {
+		d.Identity.Subject = route.MaskText(d.Identity.Subject)
 	}
 	if d.Refuser != nil {
 		for i := range d.Refuser.Evidence {

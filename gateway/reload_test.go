@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/gateway"
 	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/snapshot"
@@ -390,6 +391,40 @@ func TestPanickingCheck(t *testing.T) {
 		}
 		if n.Server().Panics.Load() != 0 {
 			t.Error("a panic got through to the server")
+		}
+	})
+}
+
+// A policy that only watches costs no call, whatever happens to it: its panic is counted, logged and recorded.
+func TestPanickingWatcher(t *testing.T) {
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		up := whytest.Script(t, always(ok))
+		n := whytest.Start(t, engine, "")
+		n.Edit = func(s *snapshot.Snapshot) {
+			for _, r := range s.Routes {
+				r.Steps = slices.Insert(r.Steps, 0, policy.Step{Check: panics("oh dear"), Name: "test", Kind: "test", Shadow: true})
+			}
+		}
+		if ps := n.Apply(whytest.API(up.URL(), "/", "  - method: {allow: [GET]}")); ps.HasErrors() {
+			t.Fatal(ps)
+		}
+		for i, method := range []string{"GET", "PUT", "GET"} {
+			a := n.Call(method, "/", "")
+			if want := map[string]int{"GET": 200, "PUT": 405}[method]; a.StatusCode != want { // the next policy still decides
+				t.Fatalf("%s: %d %s", method, a.StatusCode, a.Body)
+			}
+			rec := n.Record(a)
+			d, err := gateway.DecodeDetail(rec.Detail)
+			if err != nil || rec.Flags&(calllog.Panicked|calllog.Hinted) != calllog.Panicked|calllog.Hinted || len(d.Hints) != 1 || d.Hints[0].Code != "shadow.panicked" ||
+				!strings.Contains(d.Hints[0].Text, "test only watches") || strings.Contains(d.Hints[0].Text, "oh dear") {
+				t.Errorf("record %+v %s %v", rec, rec.Detail, err)
+			}
+			if n.Panics.Load() != int64(i+1) || n.Server().Panics.Load() != 0 {
+				t.Errorf("%d panics were counted", n.Panics.Load())
+			}
+		}
+		if !strings.Contains(n.Log.String(), "oh dear") {
+			t.Errorf("the log does not say why: %s", n.Log)
 		}
 	})
 }

@@ -179,9 +179,7 @@ func (c *call) decide() (v reason.Verdict, step int) {
 		s := &steps[i]
 		if (s.Shadow || s.Share > 0) && s.Watches(&c.x) {
 			c.watch(s)
-			continue
-		}
-		if v := s.Check.Check(&c.x); v.Refused() {
+		} else if v := s.Check.Check(&c.x); v.Refused() {
 			return v, i
 		}
 		if c.x.Answer != nil {
@@ -192,17 +190,35 @@ func (c *call) decide() (v reason.Verdict, step int) {
 	return reason.Verdict{}, -1
 }
 
-// watch runs a policy that only watches: what it would have refused is noted, and the answer
-// carries nothing of it, but for what prepares callers for the day when it refuses.
+// watch runs a policy that only watches: what it would have refused is noted, and the call and its
+// answer carry nothing of that, but for what prepares callers for the day when it refuses. Who calls stays known, for those
+// behind that watch too. A panic is noted as well, and the call goes on.
 func (c *call) watch(s *policy.Step) {
-	extra := slices.Clone(c.x.Extra)
-	if v := s.Check.Check(&c.x); v.Refused() {
+	x := &c.x
+	extra, onward := slices.Clone(x.Extra), len(x.Onward)
+	tightest, limited := x.Tightest, x.Limited
+	keeps := false
+	defer func() {
+		if p := recover(); p != nil {
+			c.report(p)
+			c.hint("shadow.panicked", s.Name+" only watches, and failed; the log of this node has the stack")
+		}
+		if !keeps {
+			x.Onward = x.Onward[:onward]
+		}
+		if !keeps || !s.Answers(x) {
+			x.Answer = nil
+		}
+		x.Store, x.Tightest, x.Limited = nil, tightest, limited
+		if p, ok := s.Check.(policy.Preparer); (!keeps || s.Phase >= policy.Limits) && !(ok && p.Prepares()) {
+			x.Extra = append(x.Extra[:0], extra...)
+		}
+	}()
+	v := s.Check.Check(x)
+	if keeps = !v.Refused() && !s.Shadow; v.Refused() {
 		c.rec.Flags |= calllog.Shadowed
 		c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, v))
-	}
-	c.x.Answer, c.x.Store = nil, nil
-	if p, ok := s.Check.(policy.Preparer); !ok || !p.Prepares() {
-		c.x.Extra = append(c.x.Extra[:0], extra...)
+		x.Spare(s)
 	}
 }
 

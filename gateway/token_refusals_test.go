@@ -102,7 +102,10 @@ func tokenRefusals(t *testing.T) []refusal {
 		return c
 	}
 	named := fmt.Sprintf("issuer: %q", is.URL)
+	nobody := jwt("", audience, good) // of a client that no Credential names
+	nobody.code, nobody.policies = "subscription.no-application", nobody.policies+"\n  - subscription: {}"
 	return []refusal{
+		nobody,
 		jwt("missing", audience, ""),
 		and(jwt("missing", audience, ""), "", "Authorization: "+good),
 		and(jwt("repeated", "cookie: session", good), "", "Cookie: session="+signed(m{"sub": "bob"})),

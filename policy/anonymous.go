@@ -10,7 +10,8 @@ import (
 // Anonymous names the caller of routes that need no identity.
 //
 // Beside other methods of authentication it takes the calls that carry nothing for any of those. A
-// credential that is wrong is refused all the same: who sends one wants to know.
+// credential that is wrong is refused all the same: who sends one wants to know. Where an anonymous caller may not do something,
+// the answer is 401 and asks for one of those credentials; where there is no other method, it is 403.
 //
 //	policies:
 //	- anonymous: {subject: visitor, scopes: [read]}

@@ -246,6 +246,9 @@ func (c *AnyOf) Check(x *Exchange) reason.Verdict {
 }
 
 func (c *AnyOf) accepted(x *Exchange, s *Step, v reason.Verdict, tried attempts) reason.Verdict {
+	if isAnonymous(s) {
+		x.methods = &c.group
+	}
 	if x.Explaining {
 		v.Facts = append(v.Facts, reason.Public("accepted_by", s.Name).At(s.Source))
 		if tried != nil {
@@ -411,6 +414,29 @@ func (c *AllOf) conflict(x *Exchange, before caller) reason.Verdict {
 	x.challenge(challenges)
 	return applicationsDiffer.Refuse(reason.Own("application", before.application.Name).At(before.application.Source), reason.Own("other", other.Name).At(other.Source),
 		reason.Own("first", first), reason.Own("second", second))
+}
+
+// unlessNamed makes a refusal of what a caller may do into a 401, where the caller is anonymous and the route takes credentials,
+// which might be of somebody who may (RFC 9110 §15.5.2). scope is for those with bearer tokens (RFC 6750 §3).
+func (x *Exchange) unlessNamed(v reason.Verdict, scope string) reason.Verdict {
+	if x.methods == nil {
+		return v
+	}
+	var challenges []string
+	for i := range x.methods.Methods {
+		ch, ok := x.methods.Methods[i].Check.(challenger)
+		if !ok {
+			continue
+		}
+		text := ch.Challenge()
+		if scope != "" && strings.HasPrefix(text, "Bearer ") && !strings.Contains(text, ", scope=") {
+			text += ", scope=" + quote(scope)
+		}
+		challenges = append(challenges, text)
+	}
+	x.challenge(challenges)
+	v.Status = 401
+	return v.Fix(reason.Caller, "say who calls: send {methods}", reason.Public("methods", reason.List(x.methods.wants())))
 }
 
 // challengesIn are the values of WWW-Authenticate fields.

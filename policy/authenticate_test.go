@@ -229,6 +229,45 @@ func TestAnyOfWithAnonymous(t *testing.T) {
 	if w := any.(*AnyOf).Wants(); w != "an API key in header X-Api-Key" {
 		t.Errorf("wants %q", w)
 	}
+	// What a visitor may not do is answered by asking for credentials, if the route takes any.
+	for _, c := range []struct{ kind, config, code string }{
+		{"scopes", `{all: [write]}`, "scopes.insufficient"}, {"roles", `{all: [clerk]}`, "roles.insufficient"}, {"groups", `{any: [board]}`, "groups.insufficient"},
+		{"access", `{allow: {subjects: [ann]}}`, "access.not-allowed"}, {"access", `{deny: {subjects: [visitor]}}`, "access.denied"}, {"subscription", `{}`, "subscription.no-application"},
+		{"rule", `{rules: [{name: a, effect: allow, when: 'identity.subject == "ann"'}]}`, "rule.no-match"},
+		{"rule", `{rules: [{name: a, effect: deny, when: 'identity.method == "anonymous"'}]}`, "rule.denied"},
+		{"rule", `{rules: [{name: a, effect: allow, when: 'claims.dept == "sales"'}]}`, "rule.failed"},
+		{"rule", `{rules: [{name: a, effect: deny, when: 'claims.dept == "sales"'}]}`, "rule.failed"},
+	} {
+		b.kinds = map[string]bool{"key-auth": true}
+		behind := b.check(c.kind, c.config)
+		x = b.call("GET /")
+		wants(t, any.Check(x), "")
+		v := behind.Check(x)
+		wants(t, v, c.code, "say who calls: send an API key in header X-Api-Key")
+		if got := challenges(x); v.StatusCode() != 401 || len(got) != 1 || !strings.HasPrefix(got[0], "ApiKey ") {
+			t.Errorf("%s to a visitor: %d %q", c.code, v.StatusCode(), got)
+		}
+		alone := b.call("GET /")
+		wants(t, b.check("anonymous", `{subject: visitor}`).Check(alone), "")
+		if v := behind.Check(alone); v.StatusCode() != 403 || challenges(alone) != nil {
+			t.Errorf("%s where there is no other method: %d %q", c.code, v.StatusCode(), challenges(alone))
+		}
+	}
+	for config, status := range map[string]int{`{rules: [{name: a, effect: deny, when: 'request.method == "GET"'}]}`: 403, `{rules: [{name: a, effect: allow, when: 'request.method == "PUT"'}]}`: 403} {
+		x = b.call("GET /")
+		wants(t, any.Check(x), "")
+		if v := b.check("rule", config).Check(x); v.StatusCode() != status || challenges(x) != nil {
+			t.Errorf("a rule that would refuse everybody: %d %q", v.StatusCode(), challenges(x))
+		}
+	}
+	// The challenge for tokens names the scope.
+	tokens := NewMethods(steps(b.check("jwt", `{jwks: "http://127.0.0.1:1/keys"}`), b.check("anonymous", `{}`)), "any")
+	x = b.call("GET /")
+	wants(t, tokens.Check(x), "")
+	wants(t, b.check("scopes", `{all: [a, b], any: [c, d]}`).Check(x), "scopes.insufficient")
+	if got := challenges(x); len(got) != 1 || got[0] != `Bearer realm="orders", scope="a b c"` {
+		t.Errorf("challenges %q", got)
+	}
 	// On a preflight without cors it lets pass as it lets all calls pass.
 	x = b.call("OPTIONS /", "Origin: https://shop.test", "Access-Control-Request-Method: GET")
 	x.Preflight = true

@@ -21,8 +21,8 @@ type entitlement struct {
 	all, any []string
 	wants    string // in words
 	at       *reason.Source
-	// challenge is what follows `Bearer realm="…"` in the answer to bearer tokens; "" for none.
-	challenge string
+	// scope is what the answer to bearer tokens asks for; "" for none.
+	scope string
 }
 
 // compile checks the lists of a configuration.
@@ -183,10 +183,10 @@ func (e *entitlement) refuse(x *Exchange, held []string) reason.Verdict {
 	if c := x.Credential; c != nil && x.Identity == c.Identity {
 		facts = append(facts, reason.Rule("credential", c.Name).At(c.Source), reason.Rule("written", c.Source.String()))
 	}
-	if e.challenge != "" && byToken(x) {
-		x.Extra.Put(wire.WWWAuthenticate, "Bearer realm="+quote(x.Route.API)+e.challenge)
+	if e.scope != "" && byToken(x) {
+		x.Extra.Put(wire.WWWAuthenticate, "Bearer realm="+quote(x.Route.API)+`, error="insufficient_scope", scope=`+quote(e.scope))
 	}
-	return e.reason.Refuse(facts...)
+	return x.unlessNamed(e.reason.Refuse(facts...), e.scope)
 }
 
 // slip finds a name that is held and was probably meant.

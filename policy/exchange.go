@@ -64,13 +64,16 @@ type Exchange struct {
 	Extra wire.Fields
 	// Onward are fields for the upstream, which the check that found them adds as a RequestEditor.
 	Onward wire.Fields
-	// Tightest is the limit with the least left, for the call record.
+	// Tightest is the limit with the least left, for the record and the answer's fields. It means something where Limited
+	// says that a limit was asked.
 	Tightest counter.Result
-	limited  bool
+	Limited  bool
 
 	shared   []*counter.Call // what the shared counters were asked, at most once per limit
 	away     bool            // the shared counters could not be asked
 	held     []hold          // one for each limit that was passed
+	methods  *group          // of authentication, none of which an anonymous caller has used
+	spared   []string        // policies that would have refused the call, and are enforced for other callers
 	scratch  []byte
 	content  []byte // instead of the request's own
 	replaced bool
@@ -219,18 +222,25 @@ func (x *Exchange) Finish() {
 
 // Reset readies the exchange for its next call, keeping its memory.
 func (x *Exchange) Reset(r *wire.Request, now time.Time) {
-	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], Onward: x.Onward[:0], Notes: x.Notes[:0], held: x.held[:0], shared: x.shared[:0], scratch: x.scratch[:0], BodySize: r.Length}
+	*x = Exchange{Request: r, Now: now, Extra: x.Extra[:0], Onward: x.Onward[:0], Notes: x.Notes[:0], held: x.held[:0], shared: x.shared[:0], spared: x.spared[:0], scratch: x.scratch[:0], BodySize: r.Length}
 }
 
-// limit notes how a limit stands, for the record and the answer's fields.
-func (x *Exchange) limit(res counter.Result) {
-	if !x.Explaining && (!x.limited || res.Left < x.Tightest.Left) {
-		x.Tightest, x.limited = res, true
+// Spare notes that a policy which is enforced for other callers would have refused the call.
+func (x *Exchange) Spare(s *Step) {
+	if s.Share > 0 {
+		x.spared = append(x.spared, s.Name)
 	}
 }
 
-// Limited says that a limit was asked, so that Tightest means something.
-func (x *Exchange) Limited() bool { return x.limited }
+// Spared says that the policy of this name has spared the call.
+func (x *Exchange) Spared(name string) bool { return slices.Contains(x.spared, name) }
+
+// limit notes how a limit stands, for the record and the answer's fields.
+func (x *Exchange) limit(res counter.Result) {
+	if !x.Explaining && (!x.Limited || res.Left < x.Tightest.Left) {
+		x.Tightest, x.Limited = res, true
+	}
+}
 
 // Text joins parts in memory that lasts as long as the call.
 func (x *Exchange) Text(parts ...string) string {

@@ -61,7 +61,7 @@ var celEnv = sync.OnceValue(func() *cel.Env {
 	}
 	for name, t := range map[string]*cel.Type{
 		"request.method": text, "request.path": text, "request.host": text, "request.scheme": text, "request.size": cel.IntType,
-		"request.query": texts, "request.headers": texts, "request.params": texts,
+		"request.query": texts, "request.headers": texts, "request.params": texts, "request.cookies": texts,
 		"client.ip": text, "client.hop": cel.IntType,
 		"identity.subject": text, "identity.issuer": text, "identity.method": text, "identity.scopes": list, "identity.roles": list, "identity.groups": list,
 		"claims": cel.MapType(text, cel.DynType), "application.name": text, "application.team": text, "application.tenant": text,
@@ -107,6 +107,9 @@ func (e *Env) compileExpression(field, text string, want ...*cel.Type) *expressi
 		return nil
 	}
 	before := len(*e.Problems)
+	if usesWhole(x.ast.Expr(), "request.cookies") {
+		e.Problem(field, `ask for one by its name: request.cookies["consent"] or "consent" in request.cookies`, "request.cookies cannot be used as a whole")
+	}
 	x.inspect(e, field)
 	if (*e.Problems)[before:].HasErrors() {
 		return nil

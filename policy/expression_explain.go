@@ -160,7 +160,7 @@ func (x *expression) secret(e ast.Expr) bool {
 		}
 		e = of
 	}
-	return false
+	return e.AsIdent() == "request.cookies" // whatever their names: most are sessions
 }
 
 // hide keeps values out of explanations, and what they are compared with: those of the places, below a variable, that are

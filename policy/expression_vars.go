@@ -27,6 +27,7 @@ type vars struct {
 	headers textMap
 	query   textMap
 	params  textMap
+	cookies textMap
 	body    any
 	hasBody bool
 	// wholeQuery says that the expression uses the query as a whole.
@@ -37,7 +38,7 @@ type vars struct {
 
 var varsPool = sync.Pool{New: func() any {
 	v := new(vars)
-	v.headers, v.query, v.params = textMap{fieldMap{v}}, textMap{queryMap{v}}, textMap{paramMap{v}}
+	v.headers, v.query, v.params, v.cookies = textMap{fieldMap{v}}, textMap{queryMap{v}}, textMap{paramMap{v}}, textMap{cookieMap{v}}
 	return v
 }}
 
@@ -99,6 +100,8 @@ func (v *vars) ResolveName(name string) (any, bool) {
 		return &v.headers, true
 	case "request.params":
 		return &v.params, true
+	case "request.cookies":
+		return &v.cookies, true
 	case "client.ip":
 		return types.String(x.AddrText(x.Client.Addr)), true
 	case "client.hop":
@@ -323,11 +326,13 @@ type lookup interface {
 	all() map[string]string
 }
 
-// The three maps find a key without making a map, and make one only for loops.
+// The maps find a key without making a map, and make one only for loops.
 type (
 	fieldMap struct{ v *vars }
 	queryMap struct{ v *vars }
-	paramMap struct{ v *vars }
+	// cookieMap is the cookies of all Cookie fields.
+	cookieMap struct{ v *vars }
+	paramMap  struct{ v *vars }
 )
 
 // find joins fields of one name (RFC 9110 §5.3); cookies are joined by their own rule.
@@ -378,6 +383,49 @@ func (m queryMap) find(name string) (value string, ok bool, err error) {
 		value, ok = w, true
 	}
 	return value, ok, nil
+}
+
+// find refuses cookies with several values, as browsers send them for several paths: the service behind might take another one.
+func (m cookieMap) find(name string) (value string, ok bool, err error) {
+	m.each(func(k, w string) bool {
+		switch {
+		case k != name:
+		case ok && w != value:
+			err = fmt.Errorf("cookie %q is there with several values", clip(name, 60))
+		default:
+			value, ok = w, true
+		}
+		return err == nil
+	})
+	if err != nil {
+		return "", false, err
+	}
+	return value, ok, nil
+}
+
+func (m cookieMap) all() map[string]string {
+	all := map[string]string{}
+	m.each(func(k, w string) bool {
+		if _, ok := all[k]; !ok {
+			all[k] = w
+		}
+		return true
+	})
+	return all
+}
+
+// each walks the cookies (RFC 6265 §4.2.1) until f is content.
+func (m cookieMap) each(f func(name, value string) bool) {
+	for i := range m.v.x.Fields {
+		if m.v.x.Fields[i].ID != wire.Cookie {
+			continue
+		}
+		for part := range strings.SplitSeq(m.v.x.Fields[i].Value, ";") {
+			if k, w, ok := strings.Cut(strings.TrimSpace(part), "="); ok && k != "" && !f(k, strings.Trim(w, `"`)) {
+				return
+			}
+		}
+	}
 }
 
 func unescaped(s string) string {

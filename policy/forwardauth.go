@@ -47,6 +47,9 @@ type ForwardAuth struct {
 	Timeout resource.Duration `json:"timeout" default:"2s" min:"10ms" max:"30s"`
 	// Copy lists headers of a 2xx answer that the upstream gets. It never gets those of the client with these names.
 	Copy []string `json:"copy" example:"[X-Auth-User]"`
+	// CopyBack lists headers of a 2xx answer that the caller gets, such as Set-Cookie of a session that was renewed. They come
+	// when the authorizer was asked, not with what cacheFor remembers.
+	CopyBack []string `json:"copyBack" example:"[Set-Cookie]"`
 	// Subject is the header of a 2xx answer that names who calls. Without it nobody is identified.
 	Subject string `json:"subject" example:"X-Auth-User"`
 	// Scopes is the header with the scopes of who calls, with spaces or commas between them.
@@ -107,6 +110,7 @@ const (
 type authorized struct {
 	identity *consumer.Identity
 	fields   wire.Fields // for the upstream
+	back     wire.Fields // for the caller, of this call
 }
 
 // authorizer keeps the connections to one, and its answers, beyond revisions.
@@ -137,7 +141,7 @@ func (p *ForwardAuth) Compile(env *Env) any {
 	for _, list := range []struct {
 		field string
 		names []string
-	}{{"headers", p.Headers}, {"copy", p.Copy}} {
+	}{{"headers", p.Headers}, {"copy", p.Copy}, {"copyBack", p.CopyBack}} {
 		for i, n := range list.names {
 			at := index(list.field, i)
 			switch {
@@ -254,8 +258,9 @@ func (c *forwardCheck) Check(x *Exchange) reason.Verdict {
 	case v.Refused():
 		return v
 	}
+	x.Extra = append(x.Extra, a.back...)
 	if c.CacheFor > 0 {
-		c.authorizer.recent.add(&key, a, x.Now, x.Now.Add(time.Duration(c.CacheFor)))
+		c.authorizer.recent.add(&key, &authorized{identity: a.identity, fields: a.fields}, x.Now, x.Now.Add(time.Duration(c.CacheFor)))
 	}
 	return c.accept(x, a, "asked")
 }
@@ -363,6 +368,12 @@ func (c *forwardCheck) authorized(h http.Header) *authorized {
 			a.fields.Add(n, v)
 		}
 	}
+	for _, n := range c.CopyBack {
+		values := h.Values(n)
+		for _, v := range values[:min(len(values), maxCookies)] {
+			a.back.Add(n, v)
+		}
+	}
 	if c.Subject != "" && h.Get(c.Subject) != "" {
 		a.identity = &consumer.Identity{Method: "forward-auth", Subject: excerpt(h.Get(c.Subject), 256), Issuer: c.shown,
 			Scopes: listIn(h, c.Scopes), Roles: listIn(h, c.Roles), Groups: listIn(h, c.Groups)}
@@ -414,12 +425,19 @@ func (c *forwardCheck) refuse(x *Exchange, res *http.Response, text []byte) reas
 
 // EditRequest gives the upstream what the authorizer said, and nothing that clients write into its place.
 func (c *forwardCheck) EditRequest(x *Exchange, o *wire.Outgoing) {
+	c.GuardRequest(o)
 	for _, n := range c.Copy {
-		o.Fields.Remove(n)
 		for _, f := range x.Onward {
 			if wire.EqualFold(f.Name, n) {
 				o.Fields = append(o.Fields, f)
 			}
 		}
+	}
+}
+
+// GuardRequest keeps what clients write into the place of the authorizer from the upstream.
+func (c *forwardCheck) GuardRequest(o *wire.Outgoing) {
+	for _, n := range c.Copy {
+		o.Fields.Remove(n)
 	}
 }

@@ -33,6 +33,8 @@ func newAuthorizing(t *testing.T) *authorizing {
 			h.Set("X-User", "ann")
 			h.Set("X-Scopes", "read write,admin")
 			h.Set("X-Other", "not copied")
+			h.Add("Set-Cookie", "session=renewed")
+			h.Add("Set-Cookie", "more=1")
 			w.WriteHeader(204)
 		case "somebody":
 			w.WriteHeader(200)
@@ -192,7 +194,7 @@ func TestForwardAuthIsRemembered(t *testing.T) {
 	a := newAuthorizing(t)
 	kept := map[string]Kept{}
 	made := func() Check {
-		c, problems := b.keeping(kept, "forward-auth", `{url: "`+a.URL+`", subject: X-User, copy: [X-User], cacheFor: 1m, timeout: 20s}`, nil)
+		c, problems := b.keeping(kept, "forward-auth", `{url: "`+a.URL+`", subject: X-User, copy: [X-User], copyBack: [set-cookie], cacheFor: 1m, timeout: 20s}`, nil)
 		if problems.HasErrors() {
 			t.Fatal(problems)
 		}
@@ -205,6 +207,8 @@ func TestForwardAuthIsRemembered(t *testing.T) {
 		x.Now = b.now.Add(after)
 		if v := c.Check(x); !v.Refused() && (x.Identity == nil || x.Identity.Subject != "ann" || len(x.Onward) != 1) {
 			t.Errorf("%q: identity %v, onward %v", lines, x.Identity, x.Onward)
+		} else if back := x.Extra.Count("Set-Cookie"); !v.Refused() && (back == 2) != (a.asked.Load() > before) || back == 1 {
+			t.Errorf("%q: the caller gets %v, and the authorizer was asked: %v", lines, x.Extra, a.asked.Load() > before)
 		}
 		return a.asked.Load() > before
 	}

@@ -378,6 +378,13 @@ func (c *introspectionCheck) Check(x *Exchange) reason.Verdict {
 	if v := c.activity(x, token, a); v.Refused() {
 		return c.places.refuse(x, v)
 	}
+	if err != nil {
+		until := a.until.Add(c.stale)
+		if !a.exp.IsZero() && a.exp.Before(until) {
+			until = a.exp
+		}
+		x.Note("introspection.stale", fmt.Sprintf("%s could not be asked about the token; its answer of %s is used until %s: %v", c.where(), reason.Stamp(a.asked), reason.Stamp(until), err))
+	}
 	who, ok := c.accepted.get(&sum)
 	if !ok || who.answer != a {
 		if v := c.judge(x, a.claims); v.Refused() {

@@ -142,7 +142,12 @@ func TestIntrospectionCache(t *testing.T) {
 		b.now = begin.Add(at)
 		wants(t, c.Check(b.bearer(token)), code)
 	}
-	down(stale, 4*time.Minute, "")
+	b.now = begin.Add(4 * time.Minute)
+	x := b.bearer(stale)
+	wants(t, c.Check(x), "")
+	if len(x.Notes) != 1 || x.Notes[0].Code != "introspection.stale" || !strings.Contains(x.Notes[0].Text, "the issuer could not be asked about the token; its answer of "+reason.Stamp(begin)) {
+		t.Errorf("the record does not flag a stale answer: %v", x.Notes)
+	}
 	down(stale, 5*time.Minute+20*time.Second, "introspection.unavailable") // it has expired meanwhile
 	down(b.issuer.Opaque(nil), 0, "introspection.unavailable")
 

@@ -19,7 +19,7 @@ import (
 // alone), a JWK set at a URL, a file, or a shared secret. Fetched keys are refreshed in the background. A
 // token that names a key which is not there has them fetched again, at most every `refetch`, and waits up to
 // two seconds for it; so does the first call before any key is there. While the issuer is away, the keys that are there are
-// used for `staleFor`, and explanations say so. After that calls are answered with 503: a token that cannot be
+// used for `staleFor`; explanations and the records of these calls say so (hint `jwt.keys-stale`). After that calls are answered with 503: a token that cannot be
 // checked is never called wrong.
 //
 // Only asymmetric algorithms are accepted unless others are set; `none` never is. Base64 must be exact, a key's use, key_ops and
@@ -115,7 +115,7 @@ var (
 		Says:   "the token expired {ago} ago, at {until}",
 		Wanted: "a token whose exp is after {now}, give or take {leeway}",
 		Seen:   "exp {until}, {ago} ago",
-		Fixes:  []reason.Fix{{By: reason.Caller, Text: "get a new token, and renew it before {until} next time"}},
+		Fixes:  []reason.Fix{{By: reason.Caller, Text: "get a new token, and renew the next one before its time (exp) is over"}},
 		Hint:   "if all tokens are refused, compare the clock of the issuer with {now}, that of this node",
 	})
 	jwtEarly = reason.New(reason.Reason{
@@ -318,7 +318,19 @@ func (c *jwtCheck) Check(x *Exchange) reason.Verdict {
 	if x.Explaining {
 		return reason.Pass(c.told(x, a)...)
 	}
+	if st = c.keys.state.Load(); st.failed != "" {
+		x.Note("jwt.keys-stale", c.staleKeys(st))
+	}
 	return reason.Verdict{}
+}
+
+// staleKeys says since when keys are used that cannot be refreshed, and why; "" where they can.
+func (c *jwtCheck) staleKeys(st *keyState) string {
+	if st.failed == "" {
+		return ""
+	}
+	return fmt.Sprintf("the issuer is away since %s; its keys of %s are used until %s: %s",
+		reason.Stamp(st.since), reason.Stamp(st.fetched), reason.Stamp(st.fetched.Add(c.keys.stale)), st.failed)
 }
 
 // told says what was seen of a token that passes.
@@ -330,9 +342,8 @@ func (c *jwtCheck) told(x *Exchange, a *acceptedToken) []reason.Fact {
 	if !a.exp.IsZero() {
 		facts = append(facts, reason.Public("expires_in", roughly(a.exp.Sub(x.Now))))
 	}
-	if st := c.keys.state.Load(); st.failed != "" {
-		facts = append(facts, reason.Rule("stale_keys", fmt.Sprintf("the issuer is away since %s; its keys of %s are used until %s",
-			reason.Stamp(st.since), reason.Stamp(st.fetched), reason.Stamp(st.fetched.Add(c.keys.stale)))), reason.Inner("why", st.failed))
+	if s := c.staleKeys(c.keys.state.Load()); s != "" {
+		facts = append(facts, reason.Rule("stale_keys", s))
 	}
 	return facts
 }

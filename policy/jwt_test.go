@@ -171,6 +171,13 @@ func TestJWT(t *testing.T) {
 		{"jwt.missing", `without the word "Bearer" before it`, good},
 		{"jwt.missing", "no token behind it", "Bearer"},
 		{"jwt.missing", "no space between", "Bearer" + good},
+		{"jwt.missing", `the word Bearer is there, and ":" behind it where a space is due`, "Bearer: " + good},
+		{"jwt.missing", `and "=" behind it`, "Bearer=" + good},
+		{"jwt.missing", "all of Authorization is wrapped in quotes", `"Bearer ` + good + `"`},
+		{"jwt.missing", `without the word "Bearer" before it`, `"` + good + `"`},
+		{"jwt.missing", "behind the word Token, which has to be Bearer", "Token " + good},
+		{"jwt.missing", "Authorization carries Token, which is not looked at", "Token abc"},
+		{"jwt.malformed", "several tokens with commas between them", "Bearer " + good + ", Bearer " + good},
 		{"jwt.missing", "Authorization carries Basic", "Basic eA=="},
 		{"jwt.malformed", `the word "Bearer" once more`, "Bearer Bearer " + good},
 		{"jwt.malformed", "wrapped in quotes", `Bearer "` + good + `"`},
@@ -407,7 +414,11 @@ func TestIssuerAway(t *testing.T) {
 		if f, ok := v.Facts.Find("stale_keys", reason.ToOwner); !ok || !strings.Contains(f.Text(), "the issuer is away since 2000-01-01 00:10:00 UTC; its keys of 2000-01-01 00:00:00 UTC are used until 2000-01-01 01:00:00 UTC") {
 			t.Errorf("stale keys are not flagged: %v", v.Facts)
 		}
-		wants(t, c.Check(b.bearer(b.issuer.Token(map[string]any{"exp": nil, "sub": "bob"}))), "")
+		x = b.bearer(b.issuer.Token(map[string]any{"exp": nil, "sub": "bob"}))
+		wants(t, c.Check(x), "")
+		if len(x.Notes) != 1 || x.Notes[0].Code != "jwt.keys-stale" || !strings.Contains(x.Notes[0].Text, "are used until 2000-01-01 01:00:00 UTC: https://login.shop.test/.well-known/openid-configuration answers 503") {
+			t.Errorf("the record does not flag stale keys: %v", x.Notes)
+		}
 		b.issuer.Rotate("ES256")
 		fresh := b.issuer.Token(forever)
 		x = b.bearer(fresh)
@@ -423,7 +434,11 @@ func TestIssuerAway(t *testing.T) {
 		time.Sleep(time.Minute) // the longest pause between tries
 		synctest.Wait()
 		wants(t, c.Check(b.bearer(fresh)), "")
-		wants(t, c.Check(b.bearer(good)), "")
+		x = b.bearer(good)
+		wants(t, c.Check(x), "")
+		if len(x.Notes) != 0 {
+			t.Errorf("the issuer is back, and the record says %v", x.Notes)
+		}
 		b.close()
 	})
 }

@@ -220,7 +220,10 @@ func (c *keyCheck) missing(x *Exchange) reason.Verdict {
 			slip = "the header " + c.Header + " is there and empty"
 		case f.ID == wire.Authorization && !c.Bearer:
 			scheme, rest, _ := strings.Cut(f.Value, " ")
-			if rest == "" || len(scheme) > 16 || !wire.IsToken(scheme) { // it may be the key itself
+			switch {
+			case consumer.LooksLikeKey(f.Value) || consumer.LooksLikeKey(rest):
+				scheme = "a key of this gateway"
+			case rest == "" || len(scheme) > 16 || !wire.IsToken(scheme): // it may be the key itself
 				scheme = "something"
 			}
 			slip = "Authorization carries " + strings.Clone(scheme) + ", which is not looked at"
@@ -258,6 +261,8 @@ func (c *keyCheck) unknown(x *Exchange, key string) reason.Verdict {
 		slip = `it begins with "Bearer", which does not belong in this place`
 	case trimmed != key:
 		slip = "it is wrapped in quotes or spaces"
+	case strings.HasPrefix(key, "eyJ") && strings.Count(key, ".") == 2:
+		slip = "it is a token (JWT), and no API key"
 	case strings.Contains(key, "%"):
 		slip = "it is percent-encoded"
 	case strings.HasPrefix(key, "$") || strings.HasPrefix(key, "{{") || strings.HasPrefix(key, "<"):

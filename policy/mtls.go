@@ -47,8 +47,8 @@ type MTLS struct {
 	// authority that is believed.
 	Accept string `json:"accept" enum:"listed,any" default:"listed"`
 	// Header in which trusted proxies pass the certificate on: as Client-Cert does (RFC 9440), as PEM with URL
-	// escapes (ssl_client_escaped_cert of nginx), or as X-Forwarded-Client-Cert with Cert. From others it
-	// is not believed, and the upstream never sees it.
+	// escapes (ssl_client_escaped_cert of nginx), in base64 alone (ssl_c_der,base64 of HAProxy, X-Forwarded-Tls-Client-Cert of
+	// Traefik), or as X-Forwarded-Client-Cert with Cert (Envoy). From others it is not believed, and the upstream never sees it.
 	Header string `json:"header" example:"Client-Cert"`
 }
 
@@ -82,7 +82,7 @@ var (
 		Code: "mtls.malformed", Status: 401,
 		Title:  "The client certificate cannot be read",
 		Says:   "the certificate in header {header} cannot be read: {fault}",
-		Wanted: "a certificate as Client-Cert (RFC 9440), PEM with URL escapes or X-Forwarded-Client-Cert has it",
+		Wanted: "a certificate as Client-Cert (RFC 9440), PEM with URL escapes, base64 or X-Forwarded-Client-Cert has it",
 		Seen:   "{fault}",
 		Fixes:  []reason.Fix{{By: reason.Operator, Text: "ask {operator|the operator} to look at what the proxy in front writes into {header}"}},
 		Hint:   "the header came from the trusted proxy {proxy}",
@@ -615,7 +615,7 @@ func whyUntrusted(err error, leaf *x509.Certificate) string {
 	return "it cannot be verified"
 }
 
-// certificateIn reads the certificate of a header, in one of three forms.
+// certificateIn reads the certificate of a header, in one of four forms.
 func certificateIn(v string) ([]*x509.Certificate, error) {
 	v = strings.TrimSpace(v)
 	var der []byte
@@ -628,6 +628,8 @@ func certificateIn(v string) ([]*x509.Certificate, error) {
 		}
 	case strings.HasPrefix(v, "-----BEGIN"), strings.HasPrefix(v, "%2D"):
 		return pemChain(v)
+	case strings.HasPrefix(v, "MI"): // a SEQUENCE of more than 255 bytes in DER
+		return bareChain(v)
 	default:
 		element, err := lastElement(v)
 		if err != nil {
@@ -651,6 +653,29 @@ func certificateIn(v string) ([]*x509.Certificate, error) {
 		return nil, errors.New("no certificate between the colons")
 	}
 	return []*x509.Certificate{cert}, nil
+}
+
+// bareChain reads certificates in base64 alone, with commas between them, with or without URL escapes.
+func bareChain(v string) (chain []*x509.Certificate, err error) {
+	text, err := url.PathUnescape(v)
+	if err != nil {
+		return nil, errors.New("an escape that is none")
+	}
+	for one := range strings.SplitSeq(text, ",") {
+		if len(chain) > maxChain {
+			break
+		}
+		der, err := base64.StdEncoding.DecodeString(one)
+		if err != nil {
+			return nil, errors.New("something that is no base64")
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, errors.New("base64 of something that is no certificate")
+		}
+		chain = append(chain, cert)
+	}
+	return chain, nil
 }
 
 // pemChain reads certificates in PEM with URL escapes.
@@ -689,7 +714,7 @@ func lastElement(v string) (element map[string]string, err error) {
 				i++
 			}
 			if i == len(v) || v[i] != '=' {
-				return nil, errors.New("a part of X-Forwarded-Client-Cert is no KEY=VALUE")
+				return nil, errors.New("it is neither PEM nor base64, and as X-Forwarded-Client-Cert a part of it is no KEY=VALUE")
 			}
 			key := strings.ToLower(strings.TrimSpace(v[start:i]))
 			i++
@@ -736,7 +761,10 @@ func lastElement(v string) (element map[string]string, err error) {
 }
 
 // EditRequest keeps the header from the upstream, which might believe it.
-func (c *mtlsCheck) EditRequest(x *Exchange, o *wire.Outgoing) {
+func (c *mtlsCheck) EditRequest(_ *Exchange, o *wire.Outgoing) { c.GuardRequest(o) }
+
+// GuardRequest is the same for calls that are only watched.
+func (c *mtlsCheck) GuardRequest(o *wire.Outgoing) {
 	if c.Header != "" {
 		o.Fields.Remove(c.Header)
 	}

@@ -230,7 +230,8 @@ func TestMTLSHeader(t *testing.T) {
 	escaped := url.PathEscape(pemOf(mine))
 	client := "Client-Cert: "
 	b64 := client + ":" + base64.StdEncoding.EncodeToString(mine.Raw) + ":"
-	for _, line := range []string{b64, client + escaped, client + `Hash=00;Cert="` + escaped + `";Subject="CN=\"x\";,y"`, client + `By=a;Cert="x",by=b;cert="` + escaped + `"`,
+	bare := base64.StdEncoding.EncodeToString(mine.Raw)
+	for _, line := range []string{b64, client + bare, client + url.QueryEscape(bare), client + bare + "," + base64.StdEncoding.EncodeToString(middle.cert.Raw), client + escaped, client + `Hash=00;Cert="` + escaped + `";Subject="CN=\"x\";,y"`, client + `By=a;Cert="x",by=b;cert="` + escaped + `"`,
 		client + `Cert="` + escaped + `";Chain="` + url.PathEscape(pemOf(mine, middle.cert)) + `"`} {
 		for range 2 {
 			x := b.from("10.0.0.2", "GET /", line)
@@ -252,6 +253,10 @@ func TestMTLSHeader(t *testing.T) {
 		{"mtls.malformed", "an escape that is none", "10.0.0.2", client + `%2D%2`},
 		{"mtls.malformed", "no certificate in PEM", "10.0.0.2", client + `-----BEGIN`},
 		{"mtls.malformed", "no certificate that can be read", "10.0.0.2", client + url.PathEscape("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")},
+		{"mtls.malformed", "no base64", "10.0.0.2", client + "MI!"},
+		{"mtls.malformed", "base64 of something that is no certificate", "10.0.0.2", client + bare + ","},
+		{"mtls.malformed", "base64 of something that is no certificate", "10.0.0.2", client + "MIIB"},
+		{"mtls.malformed", "an escape that is none", "10.0.0.2", client + "MI%2"},
 		{"mtls.malformed", "more than once", "10.0.0.2", b64 + "\r\n" + b64},
 		{"mtls.malformed", "longer than 16 KiB", "10.0.0.2", client + strings.Repeat("x", 17<<10)},
 	} {
@@ -345,6 +350,7 @@ func FuzzCertificateIn(f *testing.F) {
 	for _, s := range []string{":AAAA:", "%2D%2D%2D%2D%2DBEGIN", `Hash=00;Cert="a\"b";Subject="x",By=y;Cert=z`, `a="`, `=,;`, "-----BEGIN CERTIFICATE-----%0AAAAA%0A-----END CERTIFICATE-----"} {
 		f.Add(s)
 	}
+	f.Add("MIIB,MIIB%2B")
 	f.Fuzz(func(t *testing.T, s string) {
 		if len(s) > maxCertHeader {
 			return

@@ -162,6 +162,10 @@ func ChangedTrailer(fs wire.Fields) wire.Fields {
 // so while it only watches too: otherwise it would refuse everybody from the moment it is enforced.
 type Preparer interface{ Prepares() bool }
 
+// Guard is a RequestEditor with fields that it alone may write, and upstreams believe. Where its policy is enforced for some
+// callers it keeps those of clients from the upstream for the others too, since the upstream cannot tell the calls apart.
+type Guard interface{ GuardRequest(o *wire.Outgoing) }
+
 // BodyReader is a check that reads the request's content.
 type BodyReader interface{ ReadsBody() bool }
 
@@ -182,12 +186,18 @@ func (s *Step) Watches(x *Exchange) bool {
 	return s.Shadow || s.Share > 0 && s.draw(x) >= s.Share
 }
 
+// Answers says that the call ends where the check answers it by itself. One that watches answers nothing, but for
+// preflights: what a page may do is no refusal, and the same for all callers where the policy is enforced for some.
+func (s *Step) Answers(x *Exchange) bool {
+	return !s.Watches(x) || s.Phase == CORS && !s.Shadow
+}
+
 // draw is the same number for every call of a caller, so that each has one experience.
 func (s *Step) draw(x *Exchange) uint32 {
 	h := fnv.New32a()
 	h.Write([]byte(s.Name))
 	switch {
-	case s.Phase < Authentication: // whenever it is asked, that is all there is to go by
+	case s.Phase <= Authentication: // whenever it is asked, that is all there is to go by
 		a := x.Client.Addr.As16()
 		h.Write(a[:])
 	case x.Application != nil:
@@ -218,6 +228,51 @@ func (s *Step) Filter(f ContentFilter) ContentFilter {
 		return &shareFilter{*s, f}
 	}
 	return f
+}
+
+// RequestEdit is what the policy does with requests. Where it is enforced for a share of callers, calls that it would have
+// refused reach the upstream as they came, but for what a Guard holds back.
+func (s *Step) RequestEdit(e RequestEditor) RequestEditor {
+	if s.Share > 0 {
+		return &shareEdit{s.Name, e}
+	}
+	return e
+}
+
+// ResponseEdit is what the policy does with answers, in the same way. One that prepares callers does so for all.
+func (s *Step) ResponseEdit(e ResponseEditor) ResponseEditor {
+	if p, ok := e.(Preparer); s.Share > 0 && !(ok && p.Prepares()) {
+		return &shareResponse{s.Name, e}
+	}
+	return e
+}
+
+// shareEdit is a RequestEditor for calls that its policy does not spare.
+type shareEdit struct {
+	step   string
+	editor RequestEditor
+}
+
+// EditRequest changes what the upstream gets.
+func (e *shareEdit) EditRequest(x *Exchange, o *wire.Outgoing) {
+	if !x.Spared(e.step) {
+		e.editor.EditRequest(x, o)
+	} else if g, ok := e.editor.(Guard); ok {
+		g.GuardRequest(o)
+	}
+}
+
+// shareResponse is a ResponseEditor for calls that its policy does not spare.
+type shareResponse struct {
+	step   string
+	editor ResponseEditor
+}
+
+// EditResponse changes what the client gets.
+func (e *shareResponse) EditResponse(x *Exchange, h *wire.Head) {
+	if !x.Spared(e.step) {
+		e.editor.EditResponse(x, h)
+	}
 }
 
 // shareFilter is a filter for a share of callers.

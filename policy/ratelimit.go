@@ -174,7 +174,7 @@ func (l *limitOf) check(x *Exchange, k counter.Key, per string, cost int64) reas
 			res = l.memory.Take(k, rate, cost, x.Now)
 		}
 	}
-	tightest := !x.limited || res.Left < x.Tightest.Left
+	tightest := !x.Limited || res.Left < x.Tightest.Left
 	x.limit(res)
 	if res.OK {
 		if x.Explaining {

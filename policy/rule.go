@@ -23,7 +23,8 @@ import (
 // `claims.dept == "sales" && request.method in ["GET", "HEAD"]`, and checked when they are loaded. They may name:
 //
 //   - request.method, .path, .host, .scheme, .size (in bytes, -1 if not announced)
-//   - request.headers["name"] (in lower case; several of one name are joined by commas), request.query["name"]
+//   - request.headers["name"] (in lower case; several of one name are joined by commas), request.query["name"],
+//     request.cookies["name"], whose values explanations never show
 //   - request.params["name"] (of the route's path), decoded like the query
 //   - client.ip, client.hop (its position in X-Forwarded-For, 0 for the connection itself)
 //   - identity.subject, .issuer, .method (key-auth, jwt, …), .scopes, .roles, .groups, and claims of the token
@@ -36,7 +37,7 @@ import (
 // `has(claims.dept)` or read with `claims[?"dept"].orValue("")`.
 //
 // An expression that cannot be decided, since a claim is missing or a value is of another type, fails
-// closed: a rule that allows does not hold, a rule that denies refuses. So does a query parameter with
+// closed: a rule that allows does not hold, a rule that denies refuses. So does a query parameter or cookie with
 // several values, and an expression with loops that takes more than 100000 steps. Where rules name body, the
 // content is read, up to MaxBody, and must be JSON in which no name of an object is there twice.
 //
@@ -290,7 +291,15 @@ func (c *ruleCheck) denied(v *vars, r *rule) reason.Verdict {
 	if seen := seenIn(outcomes, true); seen != "" {
 		facts = append(facts, reason.Own("seen", seen))
 	}
-	return ruleDenied.Refuse(facts...)
+	return r.unlessNamed(v.x, ruleDenied.Refuse(facts...))
+}
+
+// unlessNamed is Exchange.unlessNamed where the rule asks who calls: other refusals would be the same for everybody.
+func (r *rule) unlessNamed(x *Exchange, v reason.Verdict) reason.Verdict {
+	if r.when.caller {
+		return x.unlessNamed(v, "")
+	}
+	return v
 }
 
 // noMatch names the rule that came closest: the one with the fewest terms that fail, and of those
@@ -323,7 +332,7 @@ func (c *ruleCheck) noMatch(v *vars) reason.Verdict {
 		return c.failed(v, closest, best)
 	}
 	facts := append(c.facts(v, closest, best), reason.Rule("closest", closest.Name), reason.Rule("rules", plural(allows, "rule")))
-	return c.wanted(ruleNoMatch, closest, best, facts)
+	return closest.unlessNamed(v.x, c.wanted(ruleNoMatch, closest, best, facts))
 }
 
 // failed is the verdict of a rule that cannot be decided.
@@ -345,9 +354,9 @@ func (c *ruleCheck) failed(v *vars, r *rule, outcomes []outcome) reason.Verdict 
 		}
 	}
 	if r.deny { // what would make a denying rule hold is no remedy
-		return ruleFailed.Refuse(append(facts, reason.Rule("wanted", "a call for which this can be decided: "+whenText(r.when)))...)
+		return r.unlessNamed(v.x, ruleFailed.Refuse(append(facts, reason.Rule("wanted", "a call for which this can be decided: "+whenText(r.when)))...))
 	}
-	return c.wanted(ruleFailed, r, outcomes, facts)
+	return r.unlessNamed(v.x, c.wanted(ruleFailed, r, outcomes, facts))
 }
 
 // wanted adds the terms that failed, what they saw, and what would make them hold.

@@ -146,16 +146,30 @@ rules:
 		wants(t, b.rule(when).Check(b.call("GET /?role=user&%72ole=admin")), "rule.failed", "several values")
 	}
 	wants(t, b.rule(`request.query.all(k, k == "tag") && size(request.query) == 1`).Check(b.call("GET /?tag=a&tag=b")), "")
+
+	for when, code := range map[string]string{`request.cookies.consent == "yes"`: "", `request.cookies["b.c"] == "d=e"`: "", `"theme" in request.cookies`: "", `has(request.cookies.nothing)`: "rule.no-match",
+		`request.cookies.nothing == ""`: "rule.failed", `request.cookies.consent == "no"`: "rule.no-match", `size(request.cookies) == 4`: "", `request.cookies.exists(c, c == "theme")`: "",
+		`request.cookies.same == "1"`: "", `request.cookies.twice == "1"`: "rule.failed"} {
+		v := b.rule(when).Check(b.call("GET /", `Cookie: consent="yes"; b.c=d=e; same=1`, "Cookie: theme=dark; same=1"))
+		if when == `request.cookies.twice == "1"` {
+			v = b.rule(when).Check(b.call("GET /", "Cookie: twice=1; twice=2"))
+			wants(t, v, code, `cookie "twice" is there with several values`)
+		}
+		wants(t, v, code)
+	}
+	if _, problems := b.compile("rule", `rules: [{name: r, effect: allow, when: 'request.cookies == {"a": "b"}'}]`); !problems.HasErrors() || !strings.Contains(problems[0].Message, "request.cookies cannot be used as a whole") {
+		t.Errorf("%v", problems)
+	}
 }
 
 func TestRuleSecrets(t *testing.T) {
 	b := newTestbed(t)
 	acme := b.application("acme")
 	key := b.key(acme, nil)
-	x := b.call("GET /?access_token=tok-1&shopkey=sk-1", "Authorization: Bearer abc-secret", "Cookie: session=cookie-secret", "X-Api-Key: key-secret", "X-Shop: shop-secret", "X-Odd: "+key)
+	x := b.call("GET /?access_token=tok-1&shopkey=sk-1", "Authorization: Bearer abc-secret", "Cookie: session=cookie-secret; odd=cookie-secret", "X-Api-Key: key-secret", "X-Shop: shop-secret", "X-Odd: "+key)
 	x.Identity = &consumer.Identity{Claims: map[string]any{"client_secret": "claim-secret", "odd": key}}
 	for _, when := range []string{
-		`request.headers.authorization == "Bearer wanted-secret"`, `request.headers["cookie"].startsWith("wanted-secret")`, `request.headers["x-api-key"] == "wanted-secret"`, `request.headers["x-shop"] == "wanted-secret"`,
+		`request.headers.authorization == "Bearer wanted-secret"`, `request.headers["cookie"].startsWith("wanted-secret")`, `request.cookies.odd == "wanted-secret"`, `request.cookies.session.startsWith("wanted-secret")`, `request.headers["x-api-key"] == "wanted-secret"`, `request.headers["x-shop"] == "wanted-secret"`,
 		`request.headers["x-odd"] == "n"`, `claims.client_secret == "wanted-secret"`, `claims.odd == "n"`, `request.query.access_token == "wanted-secret"`, `request.query.shopkey.startsWith("wanted-secret")`,
 		`request.headers[claims.odd == "" ? "x" : "authorization"] == "n"`, `request.headers.exists(h, request.headers[h] == "wanted-secret")`, `request.headers.authorization.split(" ")[1] == "wanted-secret"`,
 		`request.headers == {}`, `claims == {}`, `[request.headers.authorization] == []`, `request.headers.map(k, request.headers[k]) == []`,

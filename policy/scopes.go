@@ -48,6 +48,6 @@ func (p *Scopes) Compile(env *Env) any {
 	if len(p.Any) > 0 { // what is enough: all of the one and the first of the other
 		wanted = append(append([]string{}, p.All...), p.Any[0])
 	}
-	e.challenge = `, error="insufficient_scope", scope="` + strings.Join(wanted, " ") + `"`
+	e.scope = strings.Join(wanted, " ")
 	return e
 }

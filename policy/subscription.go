@@ -28,6 +28,17 @@ var (
 		},
 		Hint: "a document of kind Subscription with application: {application} and api: {api} would allow it",
 	})
+	subscriptionNobody = reason.New(reason.Reason{
+		Code: "subscription.no-application", Status: 403,
+		Title:  "The call belongs to no application",
+		Says:   "subscriptions are those of applications, and {caller|the caller} belongs to none[; the token was made for client {client}]",
+		Wanted: "a call of an application that has subscribed to API \"{api}\"",
+		Seen:   "{caller|nobody}[, identified by {method}][, with a token of client {client}], and no application",
+		Fixes: []reason.Fix{
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} which application this is[: client {client}]"},
+		},
+		Hint: "a Credential says which application a caller belongs to[: token with client {client}]; policies that know subjects alone identify no application",
+	})
 	subscriptionPending = reason.New(reason.Reason{
 		Code: "subscription.pending", Status: 403,
 		Title:  "The subscription has not been approved yet",
@@ -107,8 +118,8 @@ func (p *Subscribe) Compile(env *Env) any {
 
 // Check looks for a subscription that holds now, for this version and stage.
 func (c *subscriptionCheck) Check(x *Exchange) reason.Verdict {
-	if x.Application == nil { // only explain gets here, after a refused authentication
-		return subscriptionMissing.Refuse(reason.Public("api", x.Route.API).At(c.at), x.OwnerFact())
+	if x.Application == nil {
+		return c.noApplication(x)
 	}
 	subs := c.consumers.Subscriptions(x.Application, x.Route.API)
 	for _, s := range subs {
@@ -128,6 +139,18 @@ func (c *subscriptionCheck) Check(x *Exchange) reason.Verdict {
 		return reason.Verdict{}
 	}
 	return c.refuse(x, subs)
+}
+
+// noApplication refuses who is known, and not as an application.
+func (c *subscriptionCheck) noApplication(x *Exchange) reason.Verdict {
+	facts := []reason.Fact{reason.Public("api", x.Route.API).At(c.at), x.OwnerFact()}
+	if id := x.Identity; id != nil {
+		facts = append(facts, reason.Own("caller", clip(x.Caller(), 200)), reason.Own("method", id.Method))
+		if client := clientOf(id.Claims, ""); client != "" {
+			facts = append(facts, reason.Own("client", clipped(client, 100)))
+		}
+	}
+	return x.unlessNamed(subscriptionNobody.Refuse(facts...), "")
 }
 
 // refuse names what is wrong with the subscription that comes closest.

@@ -195,15 +195,22 @@ func (p *places) slip(x *Exchange) (slip string) {
 		switch {
 		case f.ID == wire.Authorization && p.id == wire.Authorization:
 			scheme, rest, _ := strings.Cut(f.Value, " ")
+			bare := strings.TrimLeft(f.Value, `"'`)
 			switch {
 			case f.Value == "":
 				slip = "the header Authorization is there and empty"
 			case wire.EqualFold(scheme, "bearer"):
 				slip = "the word Bearer is there, and no token behind it"
-			case strings.HasPrefix(strings.Trim(f.Value, `"'`), "eyJ"):
+			case strings.HasPrefix(bare, "eyJ"):
 				slip = `a token is there without the word "Bearer" before it`
-			case hasPrefixFold(f.Value, "bearer") || hasPrefixFold(f.Value, `"bearer`):
+			case bare != f.Value && hasPrefixFold(bare, "bearer"):
+				slip = "all of Authorization is wrapped in quotes, the word Bearer too"
+			case hasPrefixFold(f.Value, "bearer:") || hasPrefixFold(f.Value, "bearer="):
+				slip = "the word Bearer is there, and " + strconv.Quote(f.Value[6:7]) + " behind it where a space is due"
+			case hasPrefixFold(f.Value, "bearer"):
 				slip = `the word Bearer is there, and no space between it and the token`
+			case (wire.EqualFold(scheme, "jwt") || wire.EqualFold(scheme, "token")) && strings.HasPrefix(rest, "eyJ"):
+				slip = "a token is there behind the word " + strings.Clone(scheme) + ", which has to be Bearer"
 			case rest == "" || len(scheme) > 16 || !wire.IsToken(scheme):
 				slip = `something is there without the word "Bearer" before it`
 			default:
@@ -236,6 +243,8 @@ func mangled(t string) string {
 		return `it begins with the word "Bearer" once more; one is enough`
 	case strings.Trim(t, "\"'`") != t:
 		return "it is wrapped in quotes"
+	case strings.Contains(t, ",") && strings.Contains(t, ".eyJ"):
+		return "it is several tokens with commas between them, as proxies join headers that are sent twice"
 	case strings.ContainsAny(t, " \t"):
 		return "there are spaces in it"
 	case strings.HasPrefix(t, "$") || strings.HasPrefix(t, "{{") || strings.HasPrefix(t, "<"):

@@ -655,10 +655,13 @@ type PolicyEntry struct {
 	Config Node `json:"-"`
 	// Name by which a route replaces or switches off a policy of its API. Empty: the kind.
 	Name string `json:"name"`
-	// Shadow records what the policy would have refused, and refuses nothing.
+	// Shadow records what the policy would have refused, and refuses and changes nothing. A policy that fails meanwhile costs
+	// no call: the record has the hint shadow.panicked.
 	Shadow bool `json:"shadow"`
 	// Enforce is the share of callers that the policy refuses; for the others it only watches.
-	// Which callers these are does not change from call to call. Empty: for all.
+	// Which callers these are does not change from call to call: policies up to authentication go by the address of the
+	// client, those behind it by the application or subject. What the policy does with calls that pass, such as taking the key
+	// out, it does for all callers; a call that it would have refused reaches the upstream as it came. Empty: for all.
 	Enforce Percent `json:"enforce" example:"10%"`
 	// Off switches off an inherited policy of this name.
 	Off bool `json:"off"`

@@ -201,10 +201,10 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 		return
 	}
 	if e, ok := made.(policy.RequestEditor); ok {
-		route.RequestEdits = append(route.RequestEdits, e)
+		route.RequestEdits = append(route.RequestEdits, step.RequestEdit(e))
 	}
 	if e, ok := made.(policy.ResponseEditor); ok {
-		route.ResponseEdits = append(route.ResponseEdits, e)
+		route.ResponseEdits = append(route.ResponseEdits, step.ResponseEdit(e))
 	}
 	if m, ok := made.(policy.RecordMasker); ok {
 		route.Masks = append(route.Masks, m)

@@ -207,7 +207,9 @@ func (a *app) tellCall(c *admin.Call) {
 		}
 		t.line("wanted", told.Wanted, told.At.String())
 		t.line("seen", told.Seen, "")
+		t.methods(told)
 		t.fixes(told.Fixes)
+		t.signed(told)
 	} else if c.Outcome == "relayed" {
 		t.line("reason", c.Reason, "")
 	}
@@ -323,6 +325,16 @@ func callerText(c *admin.Call) string {
 		return "nobody: key " + c.Credential + " was not accepted"
 	case c.Reason == "key.missing":
 		return "nobody: no key was sent"
+	}
+	if c.Detail != nil && c.Detail.Identity != nil {
+		id := c.Detail.Identity
+		if who != "" {
+			who += ", for "
+		}
+		who += strconv.Quote(id.Subject) + " by " + id.Method
+		if id.Issuer != "" {
+			who += " of " + id.Issuer
+		}
 	}
 	if c.Plan != "" {
 		who += ", plan " + c.Plan
@@ -498,6 +510,50 @@ func (t *teller) put(label, text, right string) {
 			label = ""
 		}
 		fmt.Fprintln(t.a.out, "  "+s.soft(fmt.Sprintf("%-*s", labelWidth-2, label))+l)
+	}
+}
+
+// methods tells what each of several methods of authentication made of the call.
+func (t *teller) methods(told *reason.Told) {
+	saw := textsIn(told.Facts["saw"])
+	for i, text := range textsIn(told.Facts["tried"]) {
+		label := "methods"
+		name, _, _ := strings.Cut(text, ": ")
+		for _, s := range saw {
+			if what, ok := strings.CutPrefix(s, name+": "); ok {
+				text += ", seen " + what
+			}
+		}
+		if i > 0 {
+			label = ""
+		}
+		t.put(label, text, "")
+	}
+}
+
+// textsIn is a fact that is a list of texts, as it was recorded or as JSON has it.
+func textsIn(fact any) (texts []string) {
+	switch list := fact.(type) {
+	case []string:
+		return list
+	case []any:
+		for _, v := range list {
+			texts = append(texts, fmt.Sprint(v))
+		}
+	}
+	return texts
+}
+
+// signed tells the signature base that the gateway computed, line by line as it was hashed.
+func (t *teller) signed(told *reason.Told) {
+	base, _ := told.Facts["base"].(string)
+	for i, l := range strings.Split(base, "\n") {
+		if label := "base"; base != "" {
+			if i > 0 {
+				label = ""
+			}
+			fmt.Fprintln(t.a.out, "  "+t.a.style.soft(fmt.Sprintf("%-*s", labelWidth-2, label))+clean(l))
+		}
 	}
 }
 
