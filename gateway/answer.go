@@ -221,11 +221,42 @@ func (c *call) answerItself() {
 		c.failed(c.notTransformed(err))
 		return
 	}
+	if a.Ranges {
+		body = c.cut(h, body)
+	}
 	c.rec.Status = uint16(h.Status)
 	if !c.contentless(h) {
 		c.rec.BytesOut = int64(len(body))
 	}
 	c.send(body)
+}
+
+// cut makes an answer that is at hand as a whole into the part that the call wants of it (RFC 9110 §14). A coding that
+// was put on just now may come out otherwise the next time: nothing is cut out of that.
+func (c *call) cut(h *wire.Head, body []byte) []byte {
+	v, wanted := c.x.Fields.Lookup("Range")
+	if !wanted || c.x.Method != "GET" || h.Status != 200 {
+		return body
+	}
+	coding, _ := h.Fields.Lookup("Content-Encoding")
+	if kept, _ := c.x.Answer.Fields.Lookup("Content-Encoding"); coding != kept {
+		return body
+	}
+	if cond, ok := c.x.Fields.Lookup("If-Range"); ok { // §13.1.5: only if nothing has changed, by a strong comparison
+		etag, _ := h.Fields.Lookup("ETag")
+		modified, _ := h.Fields.Lookup("Last-Modified")
+		if cond == "" || cond != modified && (cond != etag || cond[0] != '"') {
+			return body
+		}
+	}
+	start, end, ok := policy.ByteRange(v, int64(len(body)))
+	if !ok {
+		return body
+	}
+	h.Status = 206
+	h.Fields.Add("Content-Range", "bytes "+strconv.FormatInt(start, 10)+"-"+strconv.FormatInt(end-1, 10)+"/"+strconv.Itoa(len(body)))
+	h.Length = end - start
+	return body[start:end]
 }
 
 // finishHead adds what every answer of the gateway carries.

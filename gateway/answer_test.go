@@ -571,6 +571,32 @@ func TestCORSOnRefusals(t *testing.T) {
 	}
 }
 
+// A preflight is answered by the route that the page wants to call, whatever less specific route serves OPTIONS.
+func TestPreflightFindsItsRoute(t *testing.T) {
+	t.Parallel()
+	up := whytest.Script(t, always(ok))
+	docs := whytest.API(up.URL(), "/", "") + `  routes:
+  - {path: "/orders/{id}", methods: [GET, PUT], policies: [cors: {origins: ["https://shop.test"], methods: [PUT]}]}
+  - {path: "/orders/{id}", methods: [OPTIONS, DELETE]}
+  - {path: "/items/{id}", methods: [GET, PUT], policies: [cors: {origins: ["https://shop.test"], methods: [PUT]}]}
+  - {path: "/plain/{id}", methods: [PUT]}
+  - {path: "/{rest...}"}
+`
+	n := whytest.Start(t, "wire", docs)
+	for _, c := range []struct {
+		path, method string
+		status       int // 204 is of the policy, 200 of the upstream
+	}{{"/items/7", "PUT", 204}, {"/orders/7", "PUT", 200}, {"/items/7", "DELETE", 200}, {"/plain/7", "PUT", 200}, {"/other", "PUT", 200}} {
+		a := n.Call("OPTIONS", c.path, "", "Origin: https://shop.test", "Access-Control-Request-Method: "+c.method)
+		if a.StatusCode != c.status || (a.Header.Get("Access-Control-Allow-Methods") != "") != (c.status == 204) {
+			t.Errorf("%s %s: %d %v", c.method, c.path, a.StatusCode, a.Header)
+		}
+	}
+	if a := n.Call("OPTIONS", "/items/7", "", "Origin: https://shop.test"); a.StatusCode != 200 {
+		t.Errorf("OPTIONS that is no preflight: %d", a.StatusCode)
+	}
+}
+
 // 429 says exactly when to come back, and how the limit stands.
 func TestRetryAfterHolds(t *testing.T) {
 	t.Parallel()

@@ -221,7 +221,7 @@ func TestCompress(t *testing.T) {
 		if a.Header.Get("Content-Encoding") != "br" || a.Body != long {
 			t.Error("an encoded answer was changed")
 		}
-		if a := ask("GET", "/?status=304", "", "Accept-Encoding: gzip"); a.StatusCode != 304 || a.Header.Get("ETag") != `W/"abc"` || a.Body != "" {
+		if a := ask("GET", "/?status=304", "", "Accept-Encoding: gzip"); a.StatusCode != 304 || a.Header.Get("ETag") != `W/"abc"` || a.Header.Get("Vary") != "Accept-Encoding" || a.Body != "" {
 			t.Errorf("%d %v", a.StatusCode, a.Header)
 		}
 	})
@@ -601,6 +601,18 @@ func TestCache(t *testing.T) {
 			if decoded(t, a) != long || a.Header.Get("Content-Encoding") != "gzip" || a.Header.Get("ETag") != `W/"abc"` || n.Record(a).BytesOut != int64(len(a.Body)) {
 				t.Errorf("compressed: %v", a.Header)
 			}
+			for _, c := range []struct {
+				status       int
+				body, header string
+			}{{206, "kept", "Range: bytes=0-3"}, {206, "ept k", "Range: bytes=1-5"}, {206, "pt ", "Range: bytes=-3"}, {206, "kept", "Range: bytes=0-3|If-Range: \"abc\""}, {200, long, "Range: bytes=0-3|If-Range: \"other\""}, {200, long, "Range: bytes=0-3|If-Range: W/\"abc\""}, {304, "", "Range: bytes=0-3|If-None-Match: \"abc\""}} {
+				a := ask("GET", "/a"+fresh, "", strings.Split(c.header, "|")...)
+				if a.StatusCode != c.status || a.Body != c.body || (a.Header.Get("Content-Range") != "") != (c.status == 206) || n.Record(a).BytesOut != int64(len(c.body)) {
+					t.Errorf("%s: %d %v, %d bytes", c.header, a.StatusCode, a.Header, len(a.Body))
+				}
+			}
+			if a := ask("GET", "/a"+fresh, "", "Range: bytes=0-3", "Accept-Encoding: gzip"); a.StatusCode != 200 || decoded(t, a) != long {
+				t.Errorf("a part of what is compressed now: %d %v", a.StatusCode, a.Header)
+			}
 			if a := ask("GET", "/a"+fresh, "", "Cache-Control: only-if-cached"); a.StatusCode != 200 {
 				t.Errorf("only-if-cached: %d", a.StatusCode)
 			}
@@ -613,7 +625,7 @@ func TestCache(t *testing.T) {
 		// Calls that the upstream has to see.
 		for _, c := range []struct{ name, header, status string }{
 			{"no-cache", "Cache-Control: no-cache", "fwd=request"}, {"no-store", "Cache-Control: no-store", "fwd=bypass"}, {"max-age=0", "Pragma: no-cache", "fwd=request"},
-			{"range", "Range: bytes=0-3", "fwd=bypass"}, {"credentials", "Authorization: Basic YTpi", "fwd=bypass"}, {"cookie", "Cookie: a=b", "fwd=bypass"},
+			{"ranges", "Range: bytes=0-3, 5-6", "fwd=bypass"}, {"no range", "Range: bytes=9999999-", "fwd=bypass"}, {"credentials", "Authorization: Basic YTpi", "fwd=bypass"}, {"cookie", "Cookie: a=b", "fwd=bypass"},
 		} {
 			if made := asked(func() {
 				if a := ask("GET", "/a"+fresh, "", c.header); !strings.Contains(a.Header.Get("Cache-Status"), c.status) {
@@ -734,6 +746,43 @@ func TestCacheCollapses(t *testing.T) {
 			t.Errorf("%d calls of the upstream, %d collapsed", calls.Load(), collapsed)
 		}
 		http.DefaultClient.CloseIdleConnections()
+	})
+}
+
+// What is kept is given while the upstream fails, however it does, and the record says so.
+func TestCacheWhileUpstreamFails(t *testing.T) {
+	t.Parallel()
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		var calls atomic.Int64
+		addr := whytest.RawUpstream(t, func(nc net.Conn, r *bufio.Reader) {
+			if _, _, err := whytest.ReadRequest(r); err != nil {
+				return
+			}
+			switch n := calls.Add(1); n {
+			case 1:
+				io.WriteString(nc, "HTTP/1.1 200 OK\r\nCache-Control: max-age=0, stale-if-error=60\r\nETag: \"a\"\r\nContent-Length: 4\r\n\r\nkept")
+			case 2, 3, 4, 5:
+				fmt.Fprintf(nc, "HTTP/1.1 %d No\r\nContent-Length: 6\r\n\r\nbroken", []int{500, 502, 503, 504}[n-2])
+			case 6: // closes
+			case 7: // and within the answer
+				io.WriteString(nc, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+			default:
+				io.WriteString(nc, "HTTP/1.1 501 No\r\nContent-Length: 6\r\n\r\nbroken")
+			}
+		})
+		n := whytest.Start(t, engine, upstreamSpec(whytest.API("http://"+addr, "/", "  - cache: {}"), "retries: {attempts: 0}"))
+		for i := 1; i <= 7; i++ {
+			a := n.Call("GET", "/a", "", "Host: a")
+			if a.StatusCode != 200 || a.Body != "kept" || a.Header.Get("Whygate-Refused-By") != "" {
+				t.Fatalf("call %d: %d %v %q", i, a.StatusCode, a.Header, a.Body)
+			}
+			if notes, _ := hints(t, n, a); (notes["cache.stale"] != "") != (i > 1) {
+				t.Errorf("call %d: %v", i, notes)
+			}
+		}
+		if a := n.Call("GET", "/a", "", "Host: a"); a.StatusCode != 501 {
+			t.Errorf("a failure that is none: %d", a.StatusCode)
+		}
 	})
 }
 

@@ -45,7 +45,7 @@ func (c *call) forward() {
 	for n := 0; ; n++ {
 		t, v := u.Pick(now, hash, tried[:n])
 		if v.Refused() {
-			c.failed(v)
+			c.upstreamFailed(v)
 			return
 		}
 		c.rec.Tries++
@@ -102,7 +102,7 @@ func (c *call) try(now time.Time, t *upstream.Target, content []byte, whole, fre
 		if more && c.inTime() && t.Upstream().MayRetry(now) {
 			return retry
 		}
-		c.failed(v)
+		c.upstreamFailed(v)
 		return done
 	}
 	o := &c.out
@@ -237,7 +237,7 @@ func (c *call) tryFailed(f upstream.Failure, whole, more bool) outcome {
 	if !received && intact && repeatable && more && c.inTime() && t.Upstream().MayRetry(now) {
 		return retry
 	}
-	c.failed(t.FailedBy(f))
+	c.upstreamFailed(t.FailedBy(f))
 	return done
 }
 
@@ -489,6 +489,9 @@ func (c *call) relay() {
 	if c.x.Store != nil && res.Status == 304 && c.keptAnswer(res) {
 		return
 	}
+	if c.x.Store != nil && (res.Status == 500 || res.Status >= 502 && res.Status <= 504) && c.keptInstead(res.Status, "it answered "+strconv.Itoa(res.Status)) {
+		return
+	}
 	c.buildAnswer(h, res)
 	refused := res.Status >= 400
 	if refused {
@@ -507,7 +510,7 @@ func (c *call) relay() {
 				return
 			}
 			t.Report(time.Now(), false)
-			c.failed(t.FailedBy(f))
+			c.upstreamFailed(t.FailedBy(f))
 			return
 		}
 	}
@@ -567,6 +570,28 @@ func (c *call) keptAnswer(res *wire.Response) bool {
 		return false
 	}
 	c.unbind()
+	c.x.Answer = a
+	c.answerItself()
+	return true
+}
+
+// upstreamFailed answers a call that got no answer of the upstream: with what a store keeps, or a refusal.
+func (c *call) upstreamFailed(v reason.Verdict) {
+	if c.x.Store != nil && c.keptInstead(0, v.Reason.Code) {
+		return
+	}
+	c.failed(v)
+}
+
+// keptInstead gives what a store keeps, since the upstream failed.
+func (c *call) keptInstead(status int, why string) bool {
+	a := c.x.Store.Failed(&c.x, status, why)
+	if a == nil {
+		return false
+	}
+	if c.hop.trip != nil { // what follows of its answer is not read
+		c.unbindBroken()
+	}
 	c.x.Answer = a
 	c.answerItself()
 	return true

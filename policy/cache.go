@@ -28,7 +28,12 @@ import (
 // that come while it is fetched wait for it. A call with an unsafe method, such as POST, that succeeds
 // removes what is kept for its URL. Cache-Status (RFC 9211) and the call's record say hit, miss, and
 // why not. Clients' own Cache-Control is heeded; so are their conditions, which are answered from the
-// cache with 304.
+// cache with 304, and a single Range, which is cut out of what is kept.
+//
+// What is stale is given while the upstream fails (it cannot be reached, or answers 500, 502, 503 or 504), and to calls
+// that come while another one asks for it anew: as long as the upstream allows that, by stale-if-error and
+// stale-while-revalidate (RFC 5861), or else the settings of those names. It is never given where the answer says
+// must-revalidate, proxy-revalidate or no-cache, nor by the settings where it says s-maxage.
 //
 // Each node has a cache of its own, which survives new revisions and not a restart. Answers pass
 // transform, mask and compress each time they are given.
@@ -49,6 +54,11 @@ type Cache struct {
 	SortQuery bool `json:"sortQuery" default:"true"`
 	// Ignore are query parameters that make no difference; a star at the end stands for anything.
 	Ignore []string `json:"ignore" example:"[utm_*]"`
+	// StaleIfError is how long after its end an answer is given while the upstream fails, where it says nothing itself.
+	StaleIfError resource.Duration `json:"staleIfError" default:"0s" example:"1h"`
+	// StaleWhileRevalidate is how long after its end an answer is given at once to calls that come while another one
+	// asks for it anew, where it says nothing itself.
+	StaleWhileRevalidate resource.Duration `json:"staleWhileRevalidate" default:"0s" example:"30s"`
 	// Wait is how long calls wait for another one that fetches the same; 0 has each fetch for itself.
 	Wait resource.Duration `json:"wait" default:"5s"`
 }
@@ -73,6 +83,8 @@ type cacheCheck struct {
 	statuses  []int
 	sortQuery bool
 	ignore    []string
+	ifError   time.Duration // StaleIfError
+	whileNew  time.Duration // StaleWhileRevalidate
 	wait      time.Duration
 	prefix    string
 	at        *reason.Source
@@ -80,7 +92,8 @@ type cacheCheck struct {
 
 // Compile opens the cache, or takes the one that the revision before had.
 func (p *Cache) Compile(env *Env) any {
-	c := &cacheCheck{maxAnswer: int64(p.MaxAnswer), ttl: time.Duration(p.TTL), statuses: p.Statuses, sortQuery: p.SortQuery, wait: time.Duration(p.Wait), at: env.Source("")}
+	c := &cacheCheck{maxAnswer: int64(p.MaxAnswer), ttl: time.Duration(p.TTL), statuses: p.Statuses, sortQuery: p.SortQuery, wait: time.Duration(p.Wait),
+		ifError: time.Duration(p.StaleIfError), whileNew: time.Duration(p.StaleWhileRevalidate), at: env.Source("")}
 	if p.MaxAnswer > p.Size {
 		env.Problem("maxAnswer", "a part of size", "an answer of %s does not fit into a cache of %s", reason.Bytes(p.MaxAnswer), reason.Bytes(p.Size))
 	}
@@ -152,7 +165,7 @@ func (c *cacheCheck) ignores(part string) bool {
 // directives are what Cache-Control says, as far as a shared cache has to know.
 type directives struct {
 	noStore, noCache, private, public, mustRevalidate, mustUnderstand, proxyRevalidate, onlyIfCached, maxStaleAny bool
-	maxAge, sMaxAge, minFresh, maxStale                                                                           time.Duration // -1: not said
+	maxAge, sMaxAge, minFresh, maxStale, staleIfError, staleWhileRevalidate                                       time.Duration // -1: not said
 	said                                                                                                          bool
 }
 
@@ -160,7 +173,7 @@ type directives struct {
 const maxFresh = (1 << 31) * time.Second
 
 func control(fs wire.Fields) directives {
-	d := directives{maxAge: -1, sMaxAge: -1, minFresh: -1, maxStale: -1}
+	d := directives{maxAge: -1, sMaxAge: -1, minFresh: -1, maxStale: -1, staleIfError: -1, staleWhileRevalidate: -1}
 	for i := range fs {
 		if f := &fs[i]; f.ID == wire.OtherField && wire.EqualFold(f.Name, "Cache-Control") {
 			d.read(f.Value)
@@ -200,6 +213,10 @@ func (d *directives) read(v string) {
 			d.maxAge = shorter(d.maxAge, value)
 		case "s-maxage":
 			d.sMaxAge = shorter(d.sMaxAge, value)
+		case "stale-if-error": // RFC 5861
+			d.staleIfError = shorter(d.staleIfError, value)
+		case "stale-while-revalidate":
+			d.staleWhileRevalidate = shorter(d.staleWhileRevalidate, value)
 		case "min-fresh":
 			d.minFresh = deltaSeconds(value)
 		case "max-stale":
@@ -267,11 +284,13 @@ type filling struct {
 	key    string
 	status string // of Cache-Status so far: "fwd=uri-miss"
 	stale  *kept  // what the upstream is asked about
+	old    *kept  // what may be given if the upstream fails
 	drop   bool   // the call changes what its URL stands for
 	flight *flight
 	next   *kept // what will be kept
 	room   int64 // reserved for it
 	stored bool
+	failed bool // the upstream has
 	wants  bool // to keep the answer, if that may be
 	creds  bool
 }
@@ -309,6 +328,8 @@ func (c *cacheCheck) Check(x *Exchange) reason.Verdict {
 	}
 	creds := credentials(x)
 	f := &filling{c: c, key: key, creds: creds}
+	part := x.Method == "GET" && hasField(x.Fields, "Range")
+	failed := false // the upstream, before the eyes of another call
 	for waited := false; ; waited = true {
 		k, other := c.answers.find(key, x.Fields)
 		miss := ""
@@ -322,8 +343,27 @@ func (c *cacheCheck) Check(x *Exchange) reason.Verdict {
 		default:
 			miss = k.usable(x.Now, &want)
 		}
+		if part && (miss != "" || !k.cuts(x.Fields)) { // the upstream knows more ways to cut
+			const why = "a part is asked for"
+			switch {
+			case x.Explaining:
+				return reason.Pass(reason.Public("answer", "not asked: "+why).At(c.at))
+			case want.onlyIfCached:
+				return cacheOnly.Refuse(reason.Public("why", "it cannot be answered from there: "+why))
+			}
+			f.status = `fwd=bypass; detail="` + why + `"`
+			break
+		}
 		if miss == "" {
-			return c.hit(x, k, f.status, waited)
+			return c.hit(x, k, f.status, waited, "")
+		}
+		if miss == "stale" && waited && failed && k.staleFor(x.Now, k.ifError, &want) {
+			x.Note("cache.stale", "the upstream has failed another call for this, so what is kept was given, though it is stale")
+			return c.hit(x, k, f.status, waited, "")
+		}
+		if miss == "stale" && k.staleFor(x.Now, k.whileNew, nil) && !x.Explaining && c.answers.awaited(key) {
+			x.Note("cache.stale", "what is kept was given, though it is stale, since another call asks the upstream for it")
+			return c.hit(x, k, "", false, `; detail="stale-while-revalidate"`)
 		}
 		if x.Explaining {
 			return reason.Pass(reason.Public("answer", missText[miss]).At(c.at))
@@ -334,6 +374,9 @@ func (c *cacheCheck) Check(x *Exchange) reason.Verdict {
 		f.status = "fwd=" + miss
 		if miss == "bypass" {
 			f.status += `; detail="` + missText[miss] + `"`
+		}
+		if f.old = nil; miss == "stale" && k.staleFor(x.Now, k.ifError, &want) {
+			f.old = k
 		}
 		if x.Method == "HEAD" { // its answer has no content to keep
 			break
@@ -346,16 +389,17 @@ func (c *cacheCheck) Check(x *Exchange) reason.Verdict {
 			f.status += "; collapsed=?0"
 			break
 		}
-		if c.wait <= 0 || x.Waiting == nil {
+		if x.Waiting == nil || c.wait <= 0 && (k == nil || k.whileNew <= 0) {
 			break
 		}
 		begun, wait := c.answers.join(key)
-		if f.flight = begun; wait == nil {
+		if f.flight = begun; wait == nil || c.wait <= 0 {
 			break
 		}
 		if !x.Waiting.Wait(wait.done, c.wait) {
 			break // the client has left
 		}
+		failed = wait.failed.Load()
 	}
 	c.follow(x, f)
 	return reason.Verdict{}
@@ -379,10 +423,7 @@ func bypass(x *Exchange, want *directives) string {
 	}
 	for i := range x.Fields {
 		if f := &x.Fields[i]; f.ID == wire.OtherField {
-			switch {
-			case wire.EqualFold(f.Name, "Range"):
-				return "a part is asked for"
-			case wire.EqualFold(f.Name, "If-Match"), wire.EqualFold(f.Name, "If-Unmodified-Since"):
+			if wire.EqualFold(f.Name, "If-Match") || wire.EqualFold(f.Name, "If-Unmodified-Since") {
 				return "a condition that the upstream decides"
 			}
 		}
@@ -408,6 +449,42 @@ func (k *kept) usable(now time.Time, want *directives) string {
 	return "stale"
 }
 
+// staleFor says that a stale answer may still be given, for a time after its end. A call may ask for more than the
+// upstream says (RFC 5861 §4), but not for what that forbids.
+func (k *kept) staleFor(now time.Time, span time.Duration, want *directives) bool {
+	if want != nil && !k.noStale && !k.revalidate {
+		span = max(span, want.staleIfError)
+	}
+	return span > 0 && k.age(now)-k.lifetime <= span
+}
+
+// cuts says that the gateway can cut out of this answer what Range asks for.
+func (k *kept) cuts(fs wire.Fields) bool {
+	v, _ := fs.Lookup("Range")
+	_, _, ok := ByteRange(v, int64(len(k.body)))
+	return ok && k.status == 200
+}
+
+// ByteRange reads a Range of one part of so many bytes (RFC 9110 §14.1.2); end is behind its last one. Several parts,
+// other units and what cannot be satisfied are not ok.
+func ByteRange(v string, size int64) (start, end int64, ok bool) {
+	if len(v) < 6 || !wire.EqualFold(v[:6], "bytes=") {
+		return 0, 0, false
+	}
+	from, to, ok := strings.Cut(strings.Trim(v[6:], " \t"), "-")
+	first, err := strconv.ParseUint(from, 10, 63)
+	last, err2 := strconv.ParseUint(to, 10, 63)
+	switch {
+	case !ok || from != "" && err != nil || to != "" && err2 != nil || from == "" && to == "":
+		return 0, 0, false
+	case from == "": // the last bytes
+		return size - min(int64(last), size), size, last > 0 && size > 0
+	case to == "":
+		return int64(first), size, int64(first) < size
+	}
+	return int64(first), min(int64(last), size-1) + 1, first <= last && int64(first) < size
+}
+
 // follow has the gateway show the upstream's answer to f.
 func (c *cacheCheck) follow(x *Exchange, f *filling) {
 	f.x = x
@@ -428,19 +505,19 @@ func (f *filling) release(*hold) {
 // land lets those go on that wait for the answer.
 func (f *filling) land() {
 	if f.flight != nil {
-		f.c.answers.land(f.key, f.flight, f.stored)
+		f.c.answers.land(f.key, f.flight, f.stored, f.failed)
 		f.flight = nil
 	}
 }
 
 // hit answers with what is kept.
-func (c *cacheCheck) hit(x *Exchange, k *kept, before string, waited bool) reason.Verdict {
+func (c *cacheCheck) hit(x *Exchange, k *kept, before string, waited bool, detail string) reason.Verdict {
 	age, left := k.age(x.Now), k.lifetime-k.age(x.Now)
 	if x.Explaining {
 		x.Answer = k.answer(x, "hit")
 		return reason.Pass(reason.Public("answer", "hit, "+reason.Span(age.Round(time.Second))+" old").At(c.at))
 	}
-	status := "hit; ttl=" + strconv.FormatInt(int64(left/time.Second), 10)
+	status := "hit; ttl=" + strconv.FormatInt(int64(left/time.Second), 10) + detail
 	if waited { // RFC 9211 §2.2
 		status = before + "; collapsed"
 	}
@@ -451,7 +528,7 @@ func (c *cacheCheck) hit(x *Exchange, k *kept, before string, waited bool) reaso
 
 // answer is what the client gets of an answer that is kept: all of it, or 304 if it has that.
 func (k *kept) answer(x *Exchange, status string) *Answer {
-	a := &Answer{Status: k.status, Body: k.body, By: "upstream"}
+	a := &Answer{Status: k.status, Body: k.body, By: "upstream", Ranges: true}
 	has := k.status == 200 && k.held(x.Fields)
 	if has {
 		a.Status, a.Body = 304, nil
@@ -556,6 +633,23 @@ func (f *filling) NotModified(x *Exchange, h *wire.Head) *Answer {
 	return next.answer(x, status)
 }
 
+// Failed gives what is kept though it is stale, if that is allowed.
+func (f *filling) Failed(x *Exchange, status int, why string) *Answer {
+	f.failed = true
+	k := f.old
+	if k == nil {
+		return nil
+	}
+	f.land()
+	said := f.status
+	if status > 0 {
+		said += "; fwd-status=" + strconv.Itoa(status)
+	}
+	late := k.age(x.Now) - k.lifetime
+	x.Note("cache.stale", "answered with what is kept, "+reason.Span(late.Truncate(time.Second))+" after its end, since the upstream failed: "+why)
+	return k.answer(x, said+"; ttl="+strconv.FormatInt(-int64(late/time.Second), 10)+`; detail="stale-if-error"`)
+}
+
 // describesKept are fields of a 304 that say nothing of the content that is kept (RFC 9111 §3.2).
 func describesKept(f wire.Field) bool {
 	for _, n := range [...]string{"Content-Encoding", "Content-Range", "Content-MD5", "Content-Digest", "ETag"} {
@@ -593,7 +687,9 @@ func (f *filling) Head(x *Exchange, h *wire.Head) {
 			next, why = nil, "larger than "+reason.Bytes(f.c.maxAnswer).String()
 		}
 		if next == nil {
-			status += `; detail="` + why + `"`
+			if !strings.Contains(status, "; detail=") {
+				status += `; detail="` + why + `"`
+			}
 			x.Note("cache.miss", why)
 			f.land()
 			if f.stale != nil && h.Status < 500 { // it was replaced by something else
@@ -681,10 +777,10 @@ func (f *filling) assess(x *Exchange, h *wire.Head, said time.Duration) (*kept, 
 	switch {
 	case h.Status < 200 || h.Status == 204 || h.Status == 206 || h.Status == 304:
 		return nil, "status " + strconv.Itoa(h.Status)
-	case d.noStore:
-		return nil, "Cache-Control: no-store"
 	case d.mustUnderstand && http.StatusText(h.Status) == "":
 		return nil, "a status that only the upstream understands"
+	case d.noStore && !d.mustUnderstand: // else no-store is for caches that do not know the status (RFC 9111 §5.2.2.3)
+		return nil, "Cache-Control: no-store"
 	case d.private:
 		return nil, "Cache-Control: private"
 	case f.creds && !shared:
@@ -707,6 +803,17 @@ func (f *filling) assess(x *Exchange, h *wire.Head, said time.Duration) (*kept, 
 	}
 	k := &kept{key: strings.Clone(f.key), status: h.Status, lifetime: lifetime, at: x.Now, shared: shared, revalidate: d.noCache,
 		noStale: d.mustRevalidate || d.proxyRevalidate || d.sMaxAge >= 0, etag: strings.Clone(etag), modified: strings.Clone(modified)}
+	// What the upstream says of this itself goes before s-maxage, which forbids it otherwise (RFC 9111 §4.2.4).
+	if !d.noCache && !d.mustRevalidate && !d.proxyRevalidate {
+		if k.ifError, k.whileNew = d.staleIfError, d.staleWhileRevalidate; d.sMaxAge < 0 {
+			if k.ifError < 0 {
+				k.ifError = c.ifError
+			}
+			if k.whileNew < 0 {
+				k.whileNew = c.whileNew
+			}
+		}
+	}
 	// RFC 9111 §4.2.3. The age counts from when the call began, so the way of the answer is in it.
 	k.initial = max(x.Now.Sub(sent).Truncate(time.Second), said, 0)
 	if (k.revalidate || k.lifetime <= k.initial) && k.etag == "" && k.modified == "" {

@@ -257,6 +257,115 @@ func TestCacheRevalidation(t *testing.T) {
 	}
 }
 
+// What is stale, and the upstream fails (RFC 5861).
+func TestCacheStale(t *testing.T) {
+	validated := []string{"ETag: \"v1\""}
+	for _, c := range []struct {
+		config, control string
+		request         string // of the second call
+		after           time.Duration
+		given           bool
+	}{
+		{`{}`, "max-age=10, stale-if-error=30", "", 39 * time.Second, true},
+		{`{}`, "max-age=10, stale-if-error=30", "", 41 * time.Second, false},
+		{`{}`, "max-age=10", "", 11 * time.Second, false},
+		{`{staleIfError: 30s}`, "max-age=10", "", 39 * time.Second, true},
+		{`{staleIfError: 30s}`, "max-age=10, stale-if-error=0", "", 11 * time.Second, false},
+		{`{staleIfError: 30s}`, "s-maxage=10", "", 11 * time.Second, false},
+		{`{staleIfError: 30s}`, "max-age=10, must-revalidate", "", 11 * time.Second, false},
+		{`{staleIfError: 30s}`, "max-age=10, proxy-revalidate", "", 11 * time.Second, false},
+		{`{staleIfError: 30s}`, "max-age=10, no-cache", "", 11 * time.Second, false},
+		{`{}`, "s-maxage=10, stale-if-error=30", "", 11 * time.Second, true},
+		{`{}`, "max-age=10, stale-if-error=30, must-revalidate", "", 11 * time.Second, false},
+		{`{}`, "max-age=10", "Cache-Control: stale-if-error=30", 39 * time.Second, true},
+		{`{}`, "max-age=10, must-revalidate", "Cache-Control: stale-if-error=30", 11 * time.Second, false},
+		{`{}`, "max-age=10, stale-if-error=30", "Cache-Control: no-cache", 5 * time.Second, false},
+		{`{}`, "max-age=10, stale-if-error=30", "Authorization: x", 11 * time.Second, false},
+		{`{}`, "public, max-age=10, stale-if-error=30", "Authorization: x", 11 * time.Second, true},
+	} {
+		for _, fields := range [][]string{nil, validated} {
+			if fields == nil && strings.Contains(c.control, "no-cache") {
+				continue // is not kept at all
+			}
+			b := newCached(t, c.config)
+			b.ask(0, nil, []string{"GET /a"}, 200, append([]string{"Cache-Control: " + c.control}, fields...)...)
+			lines := []string{"GET /a"}
+			if c.request != "" {
+				lines = append(lines, c.request)
+			}
+			x := b.call(lines...)
+			x.Now = b.now.Add(c.after)
+			if v := b.check.Check(x); v.Refused() || x.Answer != nil || x.Store == nil {
+				t.Fatalf("%+v: %v %v", c, v, x.Answer)
+			}
+			if a := x.Store.Failed(x, 503, "it answered 503"); (a != nil) != c.given {
+				t.Errorf("%+v: %+v", c, a)
+			} else if a != nil {
+				if says, _ := a.Fields.Lookup("Cache-Status"); a.Status != 200 || string(a.Body) != "body" || !strings.HasPrefix(says, "whygate; fwd=stale; fwd-status=503; ttl=-") || a.Fields.Count("Age") != 1 {
+					t.Errorf("%+v: %+v", c, a)
+				}
+			}
+			x.Finish()
+		}
+	}
+
+	// While a call asks for it anew, others have what is stale.
+	for _, c := range []struct {
+		control string
+		given   bool
+	}{{"max-age=10, stale-while-revalidate=30", true}, {"max-age=10", false}, {"max-age=10, stale-while-revalidate=5", false}, {"s-maxage=10, stale-while-revalidate=30", true}, {"max-age=10, must-revalidate, stale-while-revalidate=30", false}} {
+		b := newCached(t, `{wait: 0s}`)
+		b.ask(0, nil, []string{"GET /a"}, 200, "Cache-Control: "+c.control)
+		ask := func() *Exchange {
+			x := b.call("GET /a")
+			x.Now, x.Waiting = b.now.Add(20*time.Second), patient{}
+			b.check.Check(x)
+			return x
+		}
+		first, second := ask(), ask()
+		if first.Answer != nil || (second.Answer != nil) != c.given {
+			t.Errorf("%s: the first has %v, the second %v", c.control, first.Answer, second.Answer)
+		}
+		first.Finish()
+		second.Finish()
+		if third := ask(); third.Answer != nil {
+			t.Errorf("%s: nobody asks for it, and the third has %v", c.control, third.Answer)
+		}
+	}
+}
+
+// patient waits as long as it takes.
+type patient struct{}
+
+func (patient) Wait(done <-chan struct{}, _ time.Duration) bool { <-done; return true }
+
+// FuzzByteRange: what is cut out lies within.
+func FuzzByteRange(f *testing.F) {
+	for _, v := range []string{"bytes=0-3", "bytes=95-", "bytes=-5", "bytes=0-0,5-6", "bytes=5-2", "items=1-2", "bytes=-0", "bytes=-", "bytes=9223372036854775807-", "bytes=-18446744073709551615", "bytes=0-18446744073709551615", "Bytes= 1-1 "} {
+		f.Add(v, int64(100))
+	}
+	f.Fuzz(func(t *testing.T, v string, size int64) {
+		size &= 1<<40 - 1
+		start, end, ok := ByteRange(v, size)
+		if ok && (start < 0 || start >= end || end > size) {
+			t.Errorf("%q of %d bytes is %d to %d", v, size, start, end)
+		}
+	})
+}
+
+// Ranges of one part, and what is none.
+func TestByteRange(t *testing.T) {
+	for v, want := range map[string]string{
+		"bytes=0-3": "0 4 true", "bytes=95-": "95 100 true", "bytes=-5": "95 100 true", "bytes=-500": "0 100 true", "bytes=0-500": "0 100 true", "bytes=99-99": "99 100 true",
+		"bytes=0-0,5-6": "", "bytes=100-": "", "bytes=5-2": "", "bytes=-0": "", "bytes=-": "", "bytes=": "", "items=0-1": "", "bytes=a-b": "", "bytes=+1-2": "", "": "",
+	} {
+		start, end, ok := ByteRange(v, 100)
+		if got := fmt.Sprint(start, end, ok); ok != (want != "") || ok && got != want {
+			t.Errorf("%q: %s, want %s", v, got, want)
+		}
+	}
+}
+
 // Explaining changes nothing.
 func TestCacheExplains(t *testing.T) {
 	b := newCached(t, `{}`)
@@ -336,17 +445,25 @@ func TestCacheFlights(t *testing.T) {
 	if begun, wait := a.join("k"); begun != nil || wait != first {
 		t.Error("the second call does not wait for it")
 	}
-	a.land("k", first, false)
+	a.land("k", first, false, false)
 	<-first.done
 	second, _ := a.join("k")
 	if begun, wait := a.join("k"); begun != nil || wait != nil {
 		t.Error("calls wait for what was not kept the last time")
 	}
 	a.put(&kept{key: "k", size: 10}, nil)
-	a.land("k", second, true)
+	a.land("k", second, true, false)
 	a.join("k")
+	_, third := a.join("k")
+	if third == nil {
+		t.Fatal("calls do not wait for what was kept the last time")
+	}
+	a.land("k", third, false, true)
+	if begun, _ := a.join("k"); !third.failed.Load() || begun == nil {
+		t.Error("those who wait do not hear that the upstream failed")
+	}
 	if _, wait := a.join("k"); wait == nil {
-		t.Error("calls do not wait for what was kept the last time")
+		t.Error("calls do not wait since the upstream failed")
 	}
 }
 

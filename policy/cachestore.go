@@ -25,9 +25,11 @@ type kept struct {
 	at         time.Time     // when its age was initial
 	initial    time.Duration // corrected_initial_age (RFC 9111 §4.2.3)
 	lifetime   time.Duration
-	shared     bool // calls with credentials may have it (§3.5)
-	noStale    bool // must-revalidate, proxy-revalidate, s-maxage
-	revalidate bool // no-cache
+	shared     bool          // calls with credentials may have it (§3.5)
+	noStale    bool          // must-revalidate, proxy-revalidate, s-maxage
+	revalidate bool          // no-cache
+	ifError    time.Duration // how long after its end it may be given while the upstream fails
+	whileNew   time.Duration // and while another call asks for it anew
 
 	before, after *kept // in the shard's list, newest first
 }
@@ -61,6 +63,7 @@ type answerShard struct {
 type flight struct {
 	done    chan struct{}
 	waiting int
+	failed  atomic.Bool // the upstream has failed that call
 }
 
 // maxShards bounds them; each must hold several of the largest answers.
@@ -239,15 +242,24 @@ func (a *answers) join(key string) (begun, wait *flight) {
 	return nil, f
 }
 
-// land ends a flight. Where nothing was kept, nobody need wait the next time.
-func (a *answers) land(key string, f *flight, stored bool) {
+// awaited says that a call is on its way to fill a place.
+func (a *answers) awaited(key string) bool {
+	s, _ := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.flights[key] != nil
+}
+
+// land ends a flight. Where nothing was kept of an answer, nobody need wait the next time.
+func (a *answers) land(key string, f *flight, stored, failed bool) {
 	s, h := a.shard(key)
 	s.mu.Lock()
 	if s.flights[key] == f {
 		delete(s.flights, key)
 	}
 	s.mu.Unlock()
-	if !stored {
+	f.failed.Store(failed)
+	if !stored && !failed {
 		a.alone[h%uint64(len(a.alone))].Store(h)
 	}
 	close(f.done)

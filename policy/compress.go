@@ -155,6 +155,10 @@ func (c *compress) Filter(x *Exchange, h *wire.Head) (Transform, error) {
 	case h.Status < 200, h.Status == 204, h.Status == 205, h.Status == 206, hasField(h.Fields, "Content-Encoding"), hasField(h.Fields, "Content-Range"):
 		return nil, nil
 	case h.Status == 304: // it confirms what was sent before, and that may have been compressed
+		if kind := h.Fields.Get(wire.ContentType); kind != "" && !ofType(mediaType(kind), c.types) || noTransform(h.Fields) {
+			return nil, nil
+		}
+		c.vary(h) // RFC 9110 §15.4.5: as the 200 would have it
 		if c.choose(x.Fields) != nil {
 			for i := range h.Fields {
 				if f := &h.Fields[i]; wire.EqualFold(f.Name, "ETag") {
@@ -168,9 +172,7 @@ func (c *compress) Filter(x *Exchange, h *wire.Head) (Transform, error) {
 	case h.Length >= 0 && h.Length < c.minSize:
 		return nil, nil
 	}
-	if !h.Fields.HasToken(wire.Vary, "Accept-Encoding") && !h.Fields.HasToken(wire.Vary, "*") {
-		h.Fields.Put(wire.Vary, "Accept-Encoding")
-	}
+	c.vary(h)
 	k := c.choose(x.Fields)
 	if k == nil {
 		return nil, nil
@@ -183,6 +185,13 @@ func (c *compress) Filter(x *Exchange, h *wire.Head) (Transform, error) {
 	t := &compressing{coding: k, enc: k.pool.Get().(encoder)}
 	t.enc.Reset(&t.out)
 	return t, nil
+}
+
+// vary says that the answer depends on Accept-Encoding.
+func (c *compress) vary(h *wire.Head) {
+	if !h.Fields.HasToken(wire.Vary, "Accept-Encoding") && !h.Fields.HasToken(wire.Vary, "*") {
+		h.Fields.Put(wire.Vary, "Accept-Encoding")
+	}
 }
 
 // noTransform is RFC 9111 §5.2.2.6.

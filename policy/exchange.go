@@ -90,6 +90,8 @@ type Answer struct {
 	Body   []byte
 	// By names who refused, where Status is 400 or more: "upstream" for an answer that was kept.
 	By string
+	// Ranges has the gateway cut out what Range asks for.
+	Ranges bool
 	// Delay comes before the answer.
 	Delay time.Duration
 }
@@ -99,6 +101,9 @@ type Store interface {
 	// NotModified is asked about an answer of 304. If the store had the upstream asked whether what it
 	// keeps still holds, it returns that; otherwise the answer is passed on.
 	NotModified(x *Exchange, h *wire.Head) *Answer
+	// Failed is asked for something else where the upstream gave no answer, or one of 500, 502, 503 or 504: status is
+	// that, or 0. why says what was wrong.
+	Failed(x *Exchange, status int, why string) *Answer
 	// Head sees the head of the answer, and may add fields to it.
 	Head(x *Exchange, h *wire.Head)
 	// Piece sees the content. The answer is whole with the last piece.

@@ -461,6 +461,23 @@ func TestQuota(t *testing.T) {
 	wants(t, at("2026-11-22T22:00:00Z"), "")
 	wants(t, at("2026-11-22T22:30:00Z"), "quota.exceeded", "it ends in 30m")
 	wants(t, at("2026-11-22T23:00:00Z"), "") // midnight in Berlin
+
+	// Of several limits the one that has least left is told, and the one that refuses.
+	b = newTestbed(t)
+	rate, few := b.check("rate-limit", `{requests: 3, period: 1h, per: route}`), b.check("quota", `{requests: 2, period: day, per: route}`)
+	for i, want := range []string{`"quota";r=1;t=7200`, `"quota";r=0;t=7200`, `"quota";r=0;t=7200`} {
+		x := b.call("GET /")
+		x.Now = time.Date(2026, 11, 22, 22, 0, 0, 0, time.UTC)
+		v := rate.Check(x)
+		if !v.Refused() {
+			v = few.Check(x)
+		}
+		told, _ := x.Extra.Lookup("RateLimit")
+		of, _ := x.Extra.Lookup("RateLimit-Policy")
+		if v.Refused() != (i == 2) || told != want || of != `"quota";q=2;w=86400` || x.Extra.Count("RateLimit") != 1 {
+			t.Errorf("call %d: %v, %q of %q", i+1, v, told, of)
+		}
+	}
 	if _, problems := b.compile("quota", `{requests: 1, timeZone: Berlin}`); !problems.HasErrors() {
 		t.Error("an unknown time zone compiles")
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 
 // Quota bounds how many calls each caller may make in a calendar period: this hour, day, week,
 // month or year, in a time zone. Quotas outlive a restart of the node. A call that a later check
-// refuses is not counted.
+// refuses is not counted. Answers carry RateLimit and RateLimit-Policy, as those of rate-limit do.
 //
 // Each node counts for itself. With counters.store: redis in the Gateway all nodes count together, in periods by
 // the clock of the store.
@@ -44,11 +45,12 @@ var quotaExceeded = reason.New(reason.Reason{
 
 type quotaCheck struct {
 	quotaOf
-	per  string
-	name string
+	per   string
+	named string // what its counters begin with
 }
 
 type quotaOf struct {
+	name   string // in the fields RateLimit and RateLimit-Policy
 	limit  int64
 	period string
 	zone   *time.Location
@@ -78,8 +80,8 @@ func (p *Quota) Compile(env *Env) any {
 	if err != nil {
 		env.Problem("timeZone", "an IANA name such as Europe/Berlin", "time zone %q is not known", p.TimeZone)
 	}
-	c := &quotaCheck{per: p.Per, name: env.LimitName + "\x00"}
-	c.limit, c.period, c.zone, c.at, c.quotas, c.trust = p.Requests, p.Period, zone, env.Source("requests"), env.Quotas, env.Trust
+	c := &quotaCheck{per: p.Per, named: env.LimitName + "\x00"}
+	c.name, c.limit, c.period, c.zone, c.at, c.quotas, c.trust = env.Name, p.Requests, p.Period, zone, env.Source("requests"), env.Quotas, env.Trust
 	c.sharedBy(env.Shared, c, env.LimitName)
 	env.lintPer("quota", p.Per)
 	return c
@@ -95,13 +97,13 @@ func (c *quotaCheck) Check(x *Exchange) reason.Verdict {
 func (c *quotaCheck) who(x *Exchange) (who, per string) {
 	switch {
 	case c.per == "route":
-		return c.name, "route"
+		return c.named, "route"
 	case c.per == "credential" && x.Credential != nil:
-		return x.Text(c.name, x.Credential.Prefix), "credential"
+		return x.Text(c.named, x.Credential.Prefix), "credential"
 	case c.per == "application" && x.Application != nil:
-		return x.Text(c.name, x.Application.Name), "application"
+		return x.Text(c.named, x.Application.Name), "application"
 	}
-	return x.Text(c.name, x.AddrText(countedAddr(x.Client.Addr))), "address"
+	return x.Text(c.named, x.AddrText(countedAddr(x.Client.Addr))), "address"
 }
 
 func (c *quotaCheck) ask(x *Exchange, call *counter.Call, watch bool) {
@@ -150,7 +152,11 @@ func (q *quotaOf) check(x *Exchange, name, per string) reason.Verdict {
 		}
 		res = q.quotas.Take(name, limit, p, x.Now, x.Explaining)
 	}
+	tightest := !x.limited || res.Left < x.Tightest.Left
 	x.limit(res)
+	if tightest && !x.Explaining || !res.OK {
+		q.tell(x, limit, p, res.Left)
+	}
 	if res.OK {
 		if x.Explaining {
 			return reason.Pass(reason.Own("used", limit-res.Left-1), reason.Own("limit", limit).At(q.at), reason.Own("period", q.period), reason.Own("counter", by.counterText(x, per)))
@@ -179,6 +185,20 @@ func (q *quotaOf) check(x *Exchange, name, per string) reason.Verdict {
 		facts = append(facts, reason.Own("plan", q.of))
 	}
 	return quotaExceeded.Refuse(x.countedAddress(facts, per, q.trust)...)
+}
+
+// tell sets the fields RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers). Their window is the
+// period of now, however long that is.
+func (q *quotaOf) tell(x *Exchange, limit int64, p counter.Period, left int64) {
+	field := x.appendText(func(b []byte) []byte {
+		b = append(b, '"')
+		b = append(b, q.name...)
+		b = append(b, `";q=`...)
+		b = strconv.AppendInt(b, limit, 10)
+		b = append(b, ";w="...)
+		return strconv.AppendInt(b, int64(p.End.Sub(p.Start)/time.Second), 10)
+	})
+	x.tellLimit(field, q.name, left, p.End.Sub(x.Now))
 }
 
 // release gives a call back that a later check refused.

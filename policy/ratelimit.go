@@ -15,7 +15,7 @@ import (
 // Allowance flows back evenly (GCRA): with 100 requests per minute a caller may send 100 at
 // once and then one every 0.6 seconds. A smaller burst spreads them from the start. A
 // refusal says exactly when the same call will pass; allowed calls carry RateLimit and
-// RateLimit-Policy too. Every caller has a counter of their own; which one it was is a fact
+// RateLimit-Policy too, of the limit or quota that has least left. Every caller has a counter of their own; which one it was is a fact
 // of each refusal. A limit that is changed counts anew from then on.
 //
 // Each node counts for itself in memory, at no cost worth mentioning. With counters.store: redis in the
@@ -237,16 +237,21 @@ func (l *limitOf) release(h *hold) {
 // tell sets the fields RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers)
 // to the limit that binds most.
 func (l *limitOf) tell(x *Exchange, res counter.Result) {
+	x.tellLimit(l.policyField, l.name, res.Left, res.Reset)
+}
+
+// tellLimit says which limit binds most, how much it has left, and when it has all again.
+func (x *Exchange) tellLimit(policyField, name string, left int64, reset time.Duration) {
 	x.Extra.Remove("RateLimit")
 	x.Extra.Remove("RateLimit-Policy")
-	x.Extra.Add("RateLimit-Policy", l.policyField)
+	x.Extra.Add("RateLimit-Policy", policyField)
 	x.Extra.Add("RateLimit", x.appendText(func(b []byte) []byte {
 		b = append(b, '"')
-		b = append(b, l.name...)
+		b = append(b, name...)
 		b = append(b, `";r=`...)
-		b = strconv.AppendInt(b, res.Left, 10)
+		b = strconv.AppendInt(b, left, 10)
 		b = append(b, ";t="...)
-		return strconv.AppendInt(b, seconds(res.Reset), 10)
+		return strconv.AppendInt(b, seconds(reset), 10)
 	}))
 }
 

@@ -27,8 +27,8 @@ import (
 //
 // Every violation is told with its JSON pointer, what was wanted and what was seen, up to the bound of most.
 // Values of names such as password or token are never shown. Files are read from the folder of the schema, and
-// nothing over the network: what is referred to by a URL needs a copy, which references names. Patterns are RE2, so
-// that no text can make them slow.
+// nothing over the network: what is referred to by a URL needs a copy, which references names, unless a schema in one of
+// the files has that URL as its $id. Patterns are RE2, so that no text can make them slow.
 //
 // A body is decoded for its check, which costs memory and some microseconds. Compressed bodies are
 // decoded first. Bodies with more than 100,000 values, nested deeper than 100, or so made that the schema

@@ -253,6 +253,78 @@ func TestJSONSchemaSuite(t *testing.T) {
 	})
 }
 
+// TestSchemaBundle: schemas that are bundled in one file refer to each other by their names ($id, $anchor), in OpenAPI documents
+// too, and other files to them (JSON Schema core §9.3).
+func TestSchemaBundle(t *testing.T) {
+	dir := t.TempDir()
+	bundle := file(t, dir, "bundle.json", `{"$id": "https://shop.test/schemas/order", "properties": {
+		"customer": {"$ref": "/schemas/customer"}, "street": {"$ref": "address#/$defs/street"}, "pay": {"$ref": "https://pay.test/card#kind"}, "more": {"$ref": "#"}},
+		"$defs": {
+			"a": {"$id": "customer", "properties": {"address": {"$ref": "address"}, "number": {"$ref": "#/$defs/number"}}, "$defs": {"number": {"type": "integer"}}},
+			"b": {"$id": "https://shop.test/schemas/address", "required": ["street"], "properties": {"street": {"$ref": "#/$defs/street"}}, "$defs": {"street": {"minLength": 2}}},
+			"c/d": {"$id": "https://pay.test/card", "$defs": {"x": {"$anchor": "kind", "enum": ["debit"]}}}}}`)
+	other := file(t, dir, "other.json", `{"allOf": [{"$ref": "bundle.json"}, {"properties": {"to": {"$ref": "https://shop.test/schemas/address"}, "by": {"$ref": "https://pay.test/card#kind"}}}]}`)
+	// One reference in each way of writing texts in YAML, two on one line.
+	api := file(t, dir, "openapi.yaml", `openapi: 3.1.0
+info: {title: shop, version: "1"}
+paths:
+  /:
+    post:
+      requestBody: {content: {application/json: {schema: {$ref: 'https://shop.test/schemas/order'}}}}
+      responses: {"200": {description: "größe", content: {application/json: {schema: {$ref: https://shop.test/schemas/address}}, text/json: {schema: {$ref: "https://pay.test/card#kind"}}}}}
+components:
+  schemas:
+    Order:
+      $id: https://shop.test/schemas/order
+      properties:
+        customer: {$ref: customer}
+        street: {$ref: address#/$defs/street}
+        pay: {$ref: "https://pay.test/card#kind"}
+        more:
+          $ref: '#'
+    Customer:
+      $id: https://shop.test/schemas/customer
+      properties: {address: {$ref: "address"}, number: {$ref: "#/$defs/number"}}
+      $defs: {number: {type: integer}}
+    Address:
+      $id: https://shop.test/schemas/address
+      required: [street]
+      properties: {street: {$ref: "#/$defs/street"}}
+      $defs: {street: {type: string, minLength: 2}}
+    Card:
+      $id: https://pay.test/card
+      $defs: {x: {$anchor: kind, enum: [debit]}}
+`)
+	for name, config := range map[string]string{"bundle": "body: " + bundle, "other": "body: " + other, "openapi": "openapi: " + api + ", responses: report"} {
+		t.Run(name, func(t *testing.T) {
+			b := newTestbed(t)
+			c := b.check("schema", "{"+config+"}")
+			for _, test := range []struct{ body, at string }{
+				{`{"customer": {"address": {"street": "Main"}, "number": 3}, "street": "Main", "pay": "debit", "more": {"pay": "debit"}}`, ""},
+				{`{"customer": {"address": {}}}`, "/customer/address/street"},
+				{`{"customer": {"number": "x"}}`, "/customer/number"},
+				{`{"street": "x"}`, "/street"},
+				{`{"pay": "cash"}`, "/pay"},
+				{`{"more": {"more": {"street": "x"}}}`, "/more/more/street"},
+				{`{"to": {}}`, "/to/street"},
+				{`{"by": "cash"}`, "/by"},
+			} {
+				v := c.Check(b.with(test.body, "POST /", "Content-Type: application/json"))
+				if known := name == "other" || !strings.HasPrefix(test.at, "/to") && test.at != "/by"; test.at == "" || !known {
+					wants(t, v, "")
+				} else {
+					wants(t, v, "schema.violated", test.at)
+				}
+			}
+		})
+	}
+	// What nobody is called is still said, by its name.
+	_, problems := newTestbed(t).compile("schema", "{body: "+file(t, dir, "wrong.json", `{"allOf": [{"$ref": "bundle.json"}, {"$ref": "https://shop.test/schemas/adress"}]}`)+"}")
+	if !strings.Contains(fmt.Sprint(problems), `"https://shop.test/schemas/adress" leads to another place of the network`) {
+		t.Errorf("a name that nothing has: %v", problems)
+	}
+}
+
 // TestSchemaReferences: what is referred to by a URL or a name is read from the copies that the policy names, and what is
 // wrong with them is said.
 func TestSchemaReferences(t *testing.T) {

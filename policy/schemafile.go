@@ -38,9 +38,13 @@ type schemaFiles struct {
 	order  []string
 	inline string // URL of a schema written in the policy, "" if it has a file
 	copies []schemaCopy
-	named  bool // $id gives schemas names: not so in OpenAPI 3.0
+	named  bool                   // $id gives schemas names: not so in OpenAPI 3.0
+	names  map[string]schemaPlace // what $id and anchors name: "https://shop.test/order", "https://shop.test/order#line"
 	faults []schemaFault
 }
+
+// schemaPlace is a part of a file.
+type schemaPlace struct{ url, pointer string }
 
 // schemaCopy says where what a URL leads to lies on this machine.
 type schemaCopy struct {
@@ -54,14 +58,20 @@ type schemaFile struct {
 	name string // as the policy names it, for messages
 	path string // "" of a schema written in the policy
 	node resource.Node
-	doc  any // as decoded; nobody changes it
+	doc  any // as decoded, and references to names bound; nobody changes it then
 	data []byte
+	// bound are the references that lead to where a name stands, in order: what was written, and instead.
+	bound []boundReference
 }
+
+// boundReference is a reference by a name ($id, $anchor), and the file and JSON pointer that it stands for.
+type boundReference struct{ pointer, written, instead string }
 
 // schemaFault is something wrong with a file.
 type schemaFault struct {
 	url, pointer string // where
 	text, hint   string
+	name         string // the URL that nothing was found for; a file that is read later may name it
 }
 
 func fileURL(path string) string {
@@ -152,51 +162,146 @@ func (s *schemaFiles) read(u, path string) error {
 	return nil
 }
 
-// follow reads the files that are referred to, and refuses references that lead elsewhere.
+// follow reads the files that are referred to, and refuses references that lead elsewhere. References by names that
+// schemas have in some of the files are then bound to where those stand.
 func (s *schemaFiles) follow() {
 	main, _ := s.doc(s.main).(map[string]any)
 	version, _ := main["openapi"].(string)
 	s.named = !strings.HasPrefix(version, "3.0")
+	s.names = map[string]schemaPlace{}
 	for i := 0; i < len(s.order); i++ {
+		s.nameParts(s.order[i])
 		s.followFrom(s.order[i])
+	}
+	s.faults = slices.DeleteFunc(s.faults, func(f schemaFault) bool {
+		_, found := s.names[f.name]
+		return found && f.name != ""
+	})
+	for _, u := range s.order {
+		s.bind(u)
 	}
 }
 
-// schemaBase is what references in a part of a file are relative to (JSON Schema core §8.2.1).
+// schemaBases are the parts of a file with an $id around a place, the file itself first. References are relative to
+// the innermost (JSON Schema core §8.2.1). Places come in the order of a walk.
+type schemaBases []schemaBase
+
 type schemaBase struct {
 	pointer string // of the part
 	url     *url.URL
 }
 
-// followFrom reads what the references of one file lead to. They are relative to the nearest $id around them.
+// at is what references in a mapping are relative to, and whether that has the $id.
+func (b *schemaBases) at(pointer string, m map[string]any, named bool) (base *url.URL, names bool) {
+	list := *b
+	for len(list) > 1 && !strings.HasPrefix(pointer, list[len(list)-1].pointer+"/") {
+		list = list[:len(list)-1]
+	}
+	base = list[len(list)-1].url
+	if id, ok := m["$id"].(string); ok && named && !strings.HasPrefix(id, "#") {
+		if r, err := url.Parse(id); err == nil {
+			base, names = base.ResolveReference(r), true
+			base.Fragment = ""
+			if pointer == "" {
+				list[0].url = base
+			} else {
+				list = append(list, schemaBase{pointer, base})
+			}
+		}
+	}
+	*b = list
+	return base, names
+}
+
+// nameParts notes the names that the schemas of a file have. The first of two equal ones holds; the compiler refuses
+// them within one file.
+func (s *schemaFiles) nameParts(u string) {
+	at, err := url.Parse(u)
+	if err != nil || !s.named {
+		return
+	}
+	name := func(n, pointer string) {
+		if _, taken := s.names[n]; !taken {
+			s.names[n] = schemaPlace{u, pointer}
+		}
+	}
+	bases := schemaBases{{"", at}}
+	eachSchemaOf(s.files[u].doc, func(pointer string, m map[string]any) {
+		base, names := bases.at(pointer, m, true)
+		if names {
+			name(base.String(), pointer)
+		}
+		for _, key := range [...]string{"$anchor", "$dynamicAnchor"} {
+			if a, ok := m[key].(string); ok && a != "" {
+				name(base.String()+"#"+a, pointer)
+			}
+		}
+	})
+}
+
+// bind has references by names lead to where those stand, by file and JSON pointer: what reads OpenAPI documents
+// knows nothing of $id, and the compiler finds names only in what it has come through.
+func (s *schemaFiles) bind(u string) {
+	at, err := url.Parse(u)
+	if err != nil || len(s.names) == 0 {
+		return
+	}
+	f := s.files[u]
+	bases := schemaBases{{"", at}}
+	done := map[string]bool{} // a walk may come to one place twice
+	eachSchemaOf(f.doc, func(pointer string, m map[string]any) {
+		base, _ := bases.at(pointer, m, true)
+		ref, ok := m["$ref"].(string)
+		r, err := url.Parse(ref)
+		if !ok || err != nil || done[pointer] {
+			return
+		}
+		done[pointer] = true
+		target := base.ResolveReference(r)
+		fragment := target.Fragment
+		target.Fragment, target.RawFragment = "", ""
+		to, found := s.names[target.String()]
+		switch {
+		case found:
+		case s.files[target.String()] != nil && base != at: // a file beside what $id says
+			to = schemaPlace{url: target.String()}
+		case base == at && r.Path == "" && r.Host == "" && fragment != "" && fragment[0] != '/': // an anchor of this file
+			to = schemaPlace{url: u}
+		default:
+			return
+		}
+		switch {
+		case strings.HasPrefix(fragment, "/"):
+			to.pointer += fragment
+		case fragment != "":
+			if to, found = s.names[target.String()+"#"+fragment]; !found {
+				return // the compiler says so
+			}
+		}
+		if instead := to.url + "#" + escapePointer(to.pointer); instead != target.String()+"#"+escapePointer(fragment) {
+			m["$ref"] = instead
+			f.bound = append(f.bound, boundReference{pointer + "/$ref", ref, instead})
+		}
+	})
+}
+
+// followFrom reads what the references of one file lead to.
 func (s *schemaFiles) followFrom(u string) {
 	at, err := url.Parse(u)
 	if err != nil {
 		return
 	}
 	own := map[string]bool{} // the names that this file gives to parts of it
-	bases := []schemaBase{{"", at}}
+	bases := schemaBases{{"", at}}
 	type reference struct {
 		pointer, ref string
 		base         *url.URL
 	}
 	var references []reference
 	walkSchema(s.files[u].doc, "", func(pointer string, m map[string]any) {
-		for len(bases) > 1 && !strings.HasPrefix(pointer, bases[len(bases)-1].pointer+"/") {
-			bases = bases[:len(bases)-1]
-		}
-		base := bases[len(bases)-1].url
-		if id, ok := m["$id"].(string); ok && s.named {
-			if r, err := url.Parse(id); err == nil {
-				base = base.ResolveReference(r)
-				base.Fragment = ""
-				own[base.String()] = true
-				if pointer == "" {
-					bases[0].url = base
-				} else {
-					bases = append(bases, schemaBase{pointer, base})
-				}
-			}
+		base, names := bases.at(pointer, m, s.named)
+		if names {
+			own[base.String()] = true
 		}
 		for _, key := range []string{"$ref", "$dynamicRef"} {
 			if ref, ok := m[key].(string); ok {
@@ -262,7 +367,7 @@ func (s *schemaFiles) followRef(base *url.URL, ref string, own map[string]bool, 
 	case target.Scheme == "file":
 		return &schemaFault{text: fmt.Sprintf("%q is no reference to a file", ref)}
 	}
-	f := &schemaFault{text: fmt.Sprintf("the reference %q leads to another place of the network, and nothing is fetched", ref), hint: copyHint(u)}
+	f := &schemaFault{text: fmt.Sprintf("the reference %q leads to another place of the network, and nothing is fetched", ref), hint: copyHint(u), name: u}
 	switch {
 	case target.Host == "":
 		f.text = fmt.Sprintf("the reference %q names a schema that is not here", ref)
@@ -505,13 +610,8 @@ type dialect struct {
 func (s *schemaFiles) converted(d dialect) map[string]any {
 	docs := make(map[string]any, len(s.files))
 	for _, u := range s.order {
-		doc := copyJSON(s.files[u].doc)
-		m, _ := doc.(map[string]any)
-		if _, isAPI := m["paths"]; !isAPI && m["components"] == nil {
-			d.schema(doc)
-		}
-		d.document(doc)
-		docs[u] = doc
+		docs[u] = copyJSON(s.files[u].doc)
+		eachSchemaOf(docs[u], d.schema)
 	}
 	return docs
 }
@@ -534,38 +634,76 @@ func copyJSON(v any) any {
 	return v
 }
 
-// document converts the schemas of an OpenAPI document, which stand under "schema" and "schemas".
-func (d dialect) document(v any) {
+// eachSchemaOf calls f for the schemas of a document and those in them, the outer ones first. Those of an OpenAPI
+// document stand under "schema" and "schemas"; any other document is one itself. f may change what it gets.
+func eachSchemaOf(doc any, f func(pointer string, m map[string]any)) {
+	m, _ := doc.(map[string]any)
+	if _, isAPI := m["paths"]; !isAPI && m["components"] == nil {
+		eachSchema(doc, "", f)
+	}
+	eachSchemaBelow(doc, "", f)
+}
+
+func eachSchemaBelow(v any, pointer string, f func(pointer string, m map[string]any)) {
 	switch v := v.(type) {
 	case map[string]any:
-		for k, e := range v {
+		for _, k := range namesInOrder(v) {
+			e, at := v[k], pointer+"/"+pointerToken(k)
 			switch {
 			case k == "example" || k == "examples" || strings.HasPrefix(k, "x-"):
 			case k == "schema":
-				d.schema(e)
+				eachSchema(e, at, f)
 			case k == "schemas":
-				if m, ok := e.(map[string]any); ok {
-					for _, s := range m {
-						d.schema(s)
-					}
-				}
+				eachSchemaIn(e, at, f)
 			default:
-				d.document(e)
+				eachSchemaBelow(e, at, f)
 			}
 		}
 	case []any:
-		for _, e := range v {
-			d.document(e)
+		for i, e := range v {
+			eachSchemaBelow(e, pointer+"/"+strconv.Itoa(i), f)
 		}
 	}
 }
 
-// schema converts a schema and those in it.
-func (d dialect) schema(v any) {
+// eachSchema is for a schema and those in it.
+func eachSchema(v any, pointer string, f func(pointer string, m map[string]any)) {
 	m, ok := v.(map[string]any)
 	if !ok {
 		return
 	}
+	f(pointer, m)
+	for _, k := range [...]string{"items", "additionalItems", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames", "unevaluatedItems", "unevaluatedProperties", "contentSchema"} {
+		eachSchema(m[k], pointer+"/"+k, f)
+	}
+	for _, k := range [...]string{"allOf", "anyOf", "oneOf", "prefixItems", "items"} {
+		if _, ok := m[k].([]any); ok {
+			eachSchemaIn(m[k], pointer+"/"+k, f)
+		}
+	}
+	for _, k := range [...]string{"properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"} {
+		if _, ok := m[k].(map[string]any); ok {
+			eachSchemaIn(m[k], pointer+"/"+k, f)
+		}
+	}
+}
+
+// eachSchemaIn is for a list of schemas, or those under names.
+func eachSchemaIn(v any, pointer string, f func(pointer string, m map[string]any)) {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, k := range namesInOrder(v) {
+			eachSchema(v[k], pointer+"/"+pointerToken(k), f)
+		}
+	case []any:
+		for i, e := range v {
+			eachSchema(e, pointer+"/"+strconv.Itoa(i), f)
+		}
+	}
+}
+
+// schema converts one schema.
+func (d dialect) schema(_ string, m map[string]any) {
 	if d.openAPI30 {
 		if ref, ok := m["$ref"]; ok { // nothing beside it counts (OpenAPI 3.0, Reference Object)
 			clear(m)
@@ -598,23 +736,6 @@ func (d dialect) schema(v any) {
 		}
 	}
 	d.required(m)
-	for _, k := range []string{"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames", "unevaluatedItems", "unevaluatedProperties"} {
-		d.schema(m[k])
-	}
-	for _, k := range []string{"allOf", "anyOf", "oneOf", "prefixItems"} {
-		if list, ok := m[k].([]any); ok {
-			for _, e := range list {
-				d.schema(e)
-			}
-		}
-	}
-	for _, k := range []string{"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"} {
-		if list, ok := m[k].(map[string]any); ok {
-			for _, e := range list {
-				d.schema(e)
-			}
-		}
-	}
 }
 
 // required takes out names that need not be there in this direction: what only the server writes need not be
@@ -810,11 +931,11 @@ func (s *schemaFiles) checkOpenAPI() *openapi3.T {
 	l.IncludeOrigin = true
 	l.ReadFromURIFunc = func(_ *openapi3.Loader, u *url.URL) ([]byte, error) {
 		path := filepath.FromSlash(u.Path)
-		if f := s.files[fileURL(path)]; f != nil && (u.Scheme == "" || u.Scheme == "file") && u.Host == "" {
-			return f.data, nil
+		if at := fileURL(path); s.files[at] != nil && (u.Scheme == "" || u.Scheme == "file") && u.Host == "" {
+			return s.boundData(at), nil
 		}
-		if f := s.files[u.String()]; f != nil {
-			return f.data, nil
+		if s.files[u.String()] != nil {
+			return s.boundData(u.String()), nil
 		}
 		return nil, errNotReferred
 	}
@@ -834,6 +955,43 @@ func (s *schemaFiles) checkOpenAPI() *openapi3.T {
 		s.openAPIFault(err)
 	}
 	return doc
+}
+
+// boundData is a file in which references by names say what they stand for, on the lines that they have.
+func (s *schemaFiles) boundData(u string) []byte {
+	f := s.files[u]
+	if len(f.bound) == 0 {
+		return f.data
+	}
+	lines := strings.SplitAfter(strings.TrimPrefix(string(f.data), "\ufeff"), "\n")
+	bound := slices.Clone(f.bound)
+	place := func(b boundReference) resource.Pos { return f.node.At(nodePath(f.doc, b.pointer)) }
+	slices.SortFunc(bound, func(a, b boundReference) int { return place(b).Col - place(a).Col }) // of one line the last first
+	for _, b := range bound {
+		at := place(b)
+		if at.Line < 1 || at.Line > len(lines) {
+			continue
+		}
+		runes := []rune(lines[at.Line-1])
+		if at.Col < 1 || at.Col > len(runes) {
+			continue
+		}
+		before, rest := string(runes[:at.Col-1]), string(runes[at.Col-1:])
+		if rest[0] == '"' || rest[0] == '\'' {
+			before, rest = before+rest[:1], rest[1:]
+		}
+		instead := b.instead
+		if file, fragment, _ := strings.Cut(instead, "#"); file == u {
+			instead = "#" + fragment
+		}
+		if after, ok := strings.CutPrefix(rest, b.written); ok {
+			if before == "" || before[len(before)-1] != '"' && before[len(before)-1] != '\'' {
+				instead = `"` + instead + `"`
+			}
+			lines[at.Line-1] = before + instead + after
+		}
+	}
+	return []byte(strings.Join(lines, ""))
 }
 
 // openAPIFault notes what the library says, with the line if it knows one.

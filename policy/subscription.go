@@ -247,7 +247,7 @@ func NewPlanSteps(plans []*consumer.Plan, m *counter.Memory, q *counter.Quotas, 
 			rates[p] = l
 		}
 		if u := p.Quota; u != nil {
-			c := &quotaOf{limit: u.Requests, period: u.Period, zone: u.Zone, of: p.Name, at: u.Source, quotas: q}
+			c := &quotaOf{name: "plan-quota", limit: u.Requests, period: u.Period, zone: u.Zone, of: p.Name, at: u.Source, quotas: q}
 			c.sharedBy(shared, quotas, "plan")
 			quotas[p] = c
 		}

@@ -303,6 +303,11 @@ func (r *Route) insert(s policy.Step) {
 	r.Steps = slices.Insert(r.Steps, i, s)
 }
 
+// answersPreflights says that the route has the policy cors.
+func (r *Route) answersPreflights() bool {
+	return slices.ContainsFunc(r.Steps, func(s policy.Step) bool { return s.Kind == "cors" && !s.Shadow })
+}
+
 // identifies is the first step that finds out who calls, or nil.
 func (r *Route) identifies() *policy.Step {
 	for i := range r.Steps {

@@ -132,8 +132,11 @@ func (c *compiler) keep(name string, create func() policy.Kept) policy.Kept {
 func (s *Snapshot) Match(x *policy.Exchange) *Route {
 	q := search{method: x.Method, fields: x.Fields, path: x.Path}
 	r := s.router.match(x.Host, &q)
-	if r == nil && x.Method == "OPTIONS" {
-		r = s.preflight(x)
+	if x.Method == "OPTIONS" {
+		// A route that lists no methods is no answer to what a page asks about another one.
+		if asked := s.preflight(x); r == nil || asked != nil && asked.answersPreflights() && (asked.Mount != r.Mount || asked.Template != r.Template) {
+			r = asked
+		}
 	}
 	return r
 }
