@@ -86,7 +86,7 @@ func Explain(s *snapshot.Snapshot, q Question) (*Explanation, error) {
 		return nil, err
 	}
 	if !e.Passes {
-		e.Ways = findWays(s, q, e)
+		e.Ways = findWays(s, q, e, searchPatience)
 	}
 	return e, nil
 }

@@ -160,7 +160,7 @@ func TestWaysPassAndAreSmallest(t *testing.T) {
 			if len(e.Ways) == 0 {
 				empty++
 			}
-			passing(t, snap, q, gateway.MaxChanges, func(set []gateway.Edit) {
+			passing(t, snap, q, 5, func(set []gateway.Edit) {
 				helps := func(way gateway.Way) bool { return parties(way.Edits())&^parties(set) == 0 }
 				if !slices.ContainsFunc(e.Ways, helps) {
 					rt.Fatalf("%v lets it pass, and no way needs its parties alone\n%s", set, say())
