@@ -100,6 +100,21 @@ func (c *call) unreadable(err error) reason.Verdict {
 	return clientLeft.Refuse(reason.Own("waited", time.Since(c.w.Start).Round(time.Millisecond)))
 }
 
+// unread is content that a check cannot have while a call is being explained: it is not there yet, or the question
+// says its size only. A check that refuses by the head does so all the same.
+type unread struct{ x *policy.Exchange }
+
+var contentUnread = &reason.Reason{Code: "content.unread"}
+
+func (u unread) Known() bool { return false }
+
+func (u unread) Body(max int64) ([]byte, reason.Verdict) {
+	if u.x.BodySize > max {
+		return nil, tooLargeToCheck(u.x, u.x.BodySize, max)
+	}
+	return nil, contentUnread.Refuse()
+}
+
 // asked is the content of a call that is only asked about.
 type asked struct {
 	x     *policy.Exchange

@@ -159,6 +159,7 @@ func templateOf(r *snapshot.Route) string {
 // checks asks every check of the route, up to one that would answer the call by itself.
 func (e *Explanation) checks(x *policy.Exchange, r *snapshot.Route, pardoned []string) (answered bool) {
 	a := asker{x: x}
+	defer a.forget()
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		if len(pardoned) > 0 {

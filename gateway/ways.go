@@ -23,6 +23,8 @@ type Way struct {
 	// Complete says that nothing else stands in the way. Where the caller or the content is not known,
 	// checks that depend on it could not be asked.
 	Complete bool `json:"complete"`
+	// Open are the names of those checks.
+	Open []string `json:"open,omitempty"`
 
 	edits []edit
 }
@@ -170,7 +172,13 @@ func (a *attempt) without(s *snapshot.Snapshot, asked Question) *attempt {
 }
 
 func (a *attempt) way() Way {
-	w := Way{edits: a.edits, Complete: !slices.ContainsFunc(a.e.Trail, func(t reason.Entry) bool { return t.Outcome == reason.Unknown })}
+	w := Way{edits: a.edits}
+	for _, t := range a.e.Trail {
+		if t.Outcome == reason.Unknown {
+			w.Open = append(w.Open, t.Check)
+		}
+	}
+	w.Complete = w.Open == nil
 	for _, ed := range a.edits {
 		w.Changes = append(w.Changes, ed.fix)
 		if !slices.Contains(w.By, ed.fix.By) {
@@ -354,6 +362,19 @@ func edits(e *Explanation, at time.Time) []edit {
 	case "content.too-large":
 		if n, ok := value("limit").(reason.Bytes); ok {
 			own("body", "send a body of at most "+n.String(), func(q *Question) { q.Body, q.Content = int64(n), nil })
+		}
+	case "json.malformed", "schema.malformed", "transform.not-json", "rule.body-unreadable": // one body is corrected for all checks that read it
+		for _, f := range v.Tell(reason.ToOperator).Fixes {
+			if f.By == reason.Caller {
+				unreadable := v.Reason.Code == "rule.body-unreadable"
+				own("content", f.Text, func(q *Question) {
+					q.Content, q.Body = nil, max(q.Body, 1)
+					if unreadable {
+						q.setHeader("Content-Type", "application/json")
+					}
+				})
+				break
+			}
 		}
 	case "content-type.not-allowed", "content-type.missing", "transform.content-type", "schema.media-type":
 		t := fact("example")

@@ -205,7 +205,20 @@ func TestWaysByParty(t *testing.T) {
 				"owner: ask the owner of API \"shop\" to take text/plain\n"},
 		{"a type whose body does not fit", "  - content-type: {allow: [application/json]}\n  - json-limits: {}\n", gateway.Question{Method: "POST", Content: []byte("{"), Header: [][2]string{{"Content-Type", "text/plain"}}},
 			"owner: ask the owner of API \"shop\" to take text/plain\n" +
-				"caller: send a body with Content-Type: application/json + correct line 1, column 2 of the body: write a name in double quotes or }\n"},
+				"caller: send a body with Content-Type: application/json + correct line 1, column 2 of the body: write a name in double quotes or } (…)\n"},
+		{"one body for several checks", "  - json-limits: {}\n  - schema: {body: {type: object}}\n  - transform: {request: {body: {set: {seen: true}}}}\n", gateway.Question{Method: "POST", Content: []byte("[1"), Header: [][2]string{{"Content-Type", "application/json"}}},
+			"caller: correct line 1, column 3 of the body: write a comma or ] (…)\n"},
+		{"a body that must be shorter, and a cookie", "  - size: {body: 1B}\n  - csrf: {exemptTokens: false}\n", gateway.Question{Method: "POST", Content: []byte("{}")},
+			"caller: send at most 1 B + let the client keep cookies, make a GET call to this API first, which sets it, and send its token in header X-CSRF-Token or form field csrf_token\n" +
+				"owner: ask the owner of API \"shop\" to raise the limit + ask the owner of API \"shop\" to set exemptTokens: true of the policy csrf, which lets programs with credentials of their own call without a token\n"},
+		{"no credential, and what does not depend on it", "  - key-auth\n  - hotlink: {}\n  - content-type: {allow: [application/json]}\n", gateway.Question{Method: "POST", Content: []byte("{}"), Header: [][2]string{{"Referer", "https://evil.test/"}, {"Content-Type", "text/plain"}}},
+			"caller: send your key in header X-Api-Key + make the call from a page of http://shop.test + send a body with Content-Type: application/json\n" +
+				"application owner: ask the owner of API \"shop\" for access if you have no key + ask the owner of API \"shop\" to add evil.test to the hosts of the policy hotlink + ask the owner of API \"shop\" to take text/plain\n"},
+		{"a maintenance without an end", "  - maintenance: {}\n  - method: {allow: [GET]}\n", gateway.Question{Method: "POST"},
+			"caller owner: ask the owner of API \"shop\" to let 127.0.0.1 in meanwhile, or when it will be back + use GET\n" +
+				"owner: ask the owner of API \"shop\" to let 127.0.0.1 in meanwhile, or when it will be back + ask the owner of API \"shop\" to allow POST\n"},
+		{"a rule that always holds", "  - rule: {rules: [{name: x, effect: deny, when: 'true'}]}\n", gateway.Question{},
+			"owner: ask the owner of API \"shop\" whether this call may be made\n"},
 		// Were the origin allowed, the same check would miss the cookie: that is told at once.
 		{"two causes in one check", "  - csrf: {}\n", gateway.Question{Method: "POST", Header: [][2]string{{"Origin", "https://evil.test"}}},
 			"caller: make the call from a page of http://shop.test + let the client keep cookies, make a GET call to this API first, which sets it, and send its token in header X-CSRF-Token or form field csrf_token\n" +

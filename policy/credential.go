@@ -69,6 +69,7 @@ func (l *lapses) lapsed(x *Exchange, cred *consumer.Credential) reason.Verdict {
 	if !cred.Revoked && (cred.Until.IsZero() || x.Now.Before(cred.Until)) && !x.Now.Before(cred.From) {
 		return reason.Verdict{}
 	}
+	x.Lapsed = cred
 	name := reason.Public("key", cred.Prefix)
 	app := reason.Own("application", cred.Application.Name)
 	by := reason.Rule("owned_by", ownedBy(cred.Application))

@@ -118,6 +118,9 @@ func (p *JSONLimits) Compile(env *Env) any {
 	}
 }
 
+// Impersonal is true: the bounds are the same for everybody.
+func (c *jsonCheck) Impersonal() bool { return true }
+
 // ReadsBody says that the content is read.
 func (c *jsonCheck) ReadsBody() bool { return true }
 

@@ -162,6 +162,13 @@ func ChangedTrailer(fs wire.Fields) wire.Fields {
 // so while it only watches too: otherwise it would refuse everybody from the moment it is enforced.
 type Preparer interface{ Prepares() bool }
 
+// Impersonal is a check behind the authentication that may not depend on who calls: it can be explained for a call of
+// which that is not known.
+type Impersonal interface {
+	// Impersonal says that it does not, as it is set here.
+	Impersonal() bool
+}
+
 // BodyReader is a check that reads the request's content.
 type BodyReader interface{ ReadsBody() bool }
 

@@ -52,7 +52,7 @@ var (
 		Says:   "{owner|the owner of this API} rejected the subscription of application \"{application}\" to API \"{api}\"[: {note}]",
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "rejected[: {note}]",
-		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} what is missing, and request it again"}},
+		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner|the owner of this API} what is missing, and request it again"}},
 		Hint:   "state of Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionExpired = reason.New(reason.Reason{
