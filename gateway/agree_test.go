@@ -362,7 +362,7 @@ func agree(t *testing.T, n *whytest.Node, q gateway.Question, body string, e *ga
 }
 
 // readers are the kinds of policies that may read the request's content.
-var readers = map[string]bool{"csrf": true, "rule": true, "content-type": true, "json-limits": true, "schema": true, "transform": true}
+var readers = map[string]bool{"csrf": true, "rule": true, "content-type": true, "json-limits": true, "schema": true, "waf": true, "transform": true}
 
 // limits are the kinds of policies that count.
 var limits = map[string]bool{"rate-limit": true, "quota": true, "concurrency": true}
