@@ -78,7 +78,7 @@ func TestMixtures(t *testing.T) {
 		{name: "a body too long, and no cookie", policies: []string{"size: {body: 1B}", "csrf: {exemptTokens: false}"}, method: "POST", body: "{}",
 			want: "size.body csrf.missing-cookie", way: "caller: at most 1 B + caller: cookies"},
 		{name: "maintenance and method", policies: []string{"maintenance: {message: moving}", "method: {allow: [GET]}"}, method: "POST",
-			want: "maintenance.active method.not-allowed", way: "owner: let 127.0.0.1 in + caller: use GET"},
+			want: "maintenance.active method.not-allowed", way: "owner: to let 127.0.0.1 in + caller: use GET"},
 		{name: "a method that no route serves", policies: []string{"key-auth"}, method: "DELETE", want: "route.method", way: "caller: use POST + caller: send your key"},
 		{name: "a slash, and no key", policies: []string{"key-auth"}, path: "/items/", want: "route.none", way: "caller: call /items + caller: send your key"},
 		{name: "no stage, and a scope", spec: "  stages: [{name: prod}]\n", policies: []string{"key-auth", "scopes: {all: [write]}"}, header: head("X-Api-Key", keys["alpha"]),

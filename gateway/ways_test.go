@@ -215,8 +215,8 @@ func TestWaysByParty(t *testing.T) {
 			"caller: send your key in header X-Api-Key + make the call from a page of http://shop.test + send a body with Content-Type: application/json\n" +
 				"application owner: ask the owner of API \"shop\" for access if you have no key + ask the owner of API \"shop\" to add evil.test to the hosts of the policy hotlink + ask the owner of API \"shop\" to take text/plain\n"},
 		{"a maintenance without an end", "  - maintenance: {}\n  - method: {allow: [GET]}\n", gateway.Question{Method: "POST"},
-			"caller owner: ask the owner of API \"shop\" to let 127.0.0.1 in meanwhile, or when it will be back + use GET\n" +
-				"owner: ask the owner of API \"shop\" to let 127.0.0.1 in meanwhile, or when it will be back + ask the owner of API \"shop\" to allow POST\n"},
+			"caller owner: ask the owner of API \"shop\" when it will be back, or to let 127.0.0.1 in meanwhile + use GET\n" +
+				"owner: ask the owner of API \"shop\" when it will be back, or to let 127.0.0.1 in meanwhile + ask the owner of API \"shop\" to allow POST\n"},
 		{"a rule that always holds", "  - rule: {rules: [{name: x, effect: deny, when: 'true'}]}\n", gateway.Question{},
 			"owner: ask the owner of API \"shop\" whether this call may be made\n"},
 		// Were the origin allowed, the same check would miss the cookie: that is told at once.
@@ -246,7 +246,7 @@ func TestWaysByParty(t *testing.T) {
 				"owner: ask the owner of API \"shop\" to add this answer to the policy mock\n"},
 		{"a body that is too large to be read", "  - json-limits: {maxBody: 20B}\n", gateway.Question{Method: "POST", Content: []byte("[1, 2, 3, 4, 5, 6, 7, 8, 9]")},
 			"caller: send a body of at most 20 B (…)\n" +
-				"owner: ask the owner of API \"shop\" to let larger bodies be checked, or pass\n"},
+				"owner: ask the owner of API \"shop\" to raise the limit for bodies\n"},
 		{"a rule that denies and a network", "  - ip-access: {deny: [127.0.0.1]}\n  - rule: {rules: [{name: x, effect: deny, when: 'request.method == \"GET\"'}]}\n", gateway.Question{},
 			"caller: call from another network; this call came from 127.0.0.1 + make a call for which this does not hold: request.method == \"GET\"\n" +
 				"owner: ask the owner of API \"shop\" to take your address off the deny list + ask the owner of API \"shop\" whether this call may be made\n"},

@@ -33,7 +33,7 @@ var underMaintenance = reason.New(reason.Reason{
 	Seen:   "a call at {now}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "call again[ after {until}]"},
-		{By: reason.Owner, Text: "ask {owner|the owner of this API} [to let {address} in meanwhile, or ]when it will be back"},
+		{By: reason.Owner, Text: "ask {owner|the owner of this API} when it will be back[, or to let {address} in meanwhile]"},
 	},
 	Hint: "remove the policy maintenance, or add your network to its allow list",
 })
