@@ -344,11 +344,11 @@ func agree(t *testing.T, n *whytest.Node, q gateway.Question, body string, e *ga
 		if at < 0 {
 			t.Errorf("%+v: the explanation does not know check %q", q, rec.Check)
 		} else {
-			// On the side of a refusal nobody waits for content or compares passwords.
+			// On the side of a refusal nobody waits for content or compares passwords, and for strangers nobody counts.
 			behind, open := slices.Clone(e.Trail[at+1:]), false
 			for i := range min(len(behind), len(d.Next)) {
 				password := password && (behind[i].Kind == "basic" || behind[i].Kind == "authentication")
-				if d.Next[i].Outcome == reason.Unknown && (open || password || q.Body > 0 && readers[behind[i].Kind]) {
+				if d.Next[i].Outcome == reason.Unknown && (open || password || q.Body > 0 && readers[behind[i].Kind] || rec.Application == "" && (readers[behind[i].Kind] || limits[behind[i].Kind])) {
 					open = open || password // and who calls is not known then
 					behind[i] = d.Next[i]
 				}
@@ -362,7 +362,10 @@ func agree(t *testing.T, n *whytest.Node, q gateway.Question, body string, e *ga
 }
 
 // readers are the kinds of policies that may read the request's content.
-var readers = map[string]bool{"csrf": true, "rule": true, "content-type": true, "json-limits": true, "schema": true, "transform": true}
+var readers = map[string]bool{"csrf": true, "rule": true, "content-type": true, "json-limits": true, "schema": true, "waf": true, "transform": true}
+
+// limits are the kinds of policies that count.
+var limits = map[string]bool{"rate-limit": true, "quota": true, "concurrency": true}
 
 // answeredAs is the status of an answer that the gateway itself is to give, as an explanation has it.
 func answeredAs(e *gateway.Explanation) int {

@@ -55,13 +55,14 @@ func (c *call) next(step int) (trail reason.Trail) {
 	}
 	extra := slices.Clone(c.x.Extra) // explaining must not change the answer
 	c.x.Explaining, c.x.Cheap = true, true
+	a := asker{x: &c.x}
 	defer func() {
 		c.x.Explaining, c.x.Cheap, c.x.Extra, c.x.Answer = false, false, extra, nil
+		a.forget()
 		if p := recover(); p != nil {
 			c.report(p)
 		}
 	}()
-	a := asker{x: &c.x}
 	a.refused(refused)
 	for i := range steps {
 		trail = append(trail, a.ask(&steps[i]))
@@ -78,19 +79,39 @@ type asker struct {
 	// blind is set when a check that identifies the caller refused. What checks behind it say
 	// would hold for nobody, unless another one has identified the caller.
 	blind bool
+	// lapsed takes back what TakeLapsed did, once that was asked for.
+	lapsed func()
 	// answered is set when a check would answer the call: those behind it are not asked then.
 	answered bool
 }
 
+// forget leaves the caller as it was found.
+func (a *asker) forget() {
+	if a.lapsed != nil {
+		a.lapsed()
+	}
+}
+
 func (a *asker) ask(s *policy.Step) reason.Entry {
-	if a.blind && a.x.Application == nil && a.x.Identity == nil && s.Phase > policy.Authentication {
+	if a.blind && a.lapsed == nil && s.Phase > policy.Authentication {
+		a.lapsed = a.x.TakeLapsed()
+	}
+	if a.blind && a.x.Application == nil && a.x.Identity == nil && s.Phase > policy.Authentication && !a.tells(s) {
 		return entryOf(s, reason.Unknown, reason.Verdict{})
 	}
-	if r, ok := s.Check.(policy.BodyReader); ok && r.ReadsBody() && a.x.Content != nil && !a.x.Content.Known() {
-		a.refused(s)
-		return entryOf(s, reason.Unknown, reason.Verdict{})
+	given := a.x.Content
+	if given != nil && !given.Known() {
+		if s.Phase == policy.Authentication && s.ReadsBody() {
+			a.refused(s)
+			return entryOf(s, reason.Unknown, reason.Verdict{})
+		}
+		a.x.Content = unread{a.x}
 	}
 	v := s.Check.Check(a.x)
+	a.x.Content = given
+	if v.Reason == contentUnread {
+		v, a.x.Unknown = reason.Verdict{}, true
+	}
 	unknown := a.x.Unknown
 	a.answered = a.x.Answer != nil && !v.Refused() && s.Answers(a.x)
 	a.x.Answer, a.x.Unknown = nil, false
@@ -106,6 +127,13 @@ func (a *asker) ask(s *policy.Step) reason.Entry {
 		return entryOf(s, reason.Denied, v)
 	}
 	return entryOf(s, reason.Passed, v)
+}
+
+// tells says that a check behind the authentication decides without knowing who calls. Calls of strangers are not
+// to cost more than that of somebody who is known, so on the side of a refusal content and counters stay out of it.
+func (a *asker) tells(s *policy.Step) bool {
+	i, ok := s.Check.(policy.Impersonal)
+	return ok && i.Impersonal() && !(a.x.Cheap && (s.Phase == policy.Limits || s.ReadsBody()))
 }
 
 // refused notes that a check refused, or was left out.

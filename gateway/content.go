@@ -25,9 +25,9 @@ var contentTooLarge = reason.New(reason.Reason{
 	Seen:   "{seen|more}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "send a body of at most {limit}"},
-		{By: reason.Owner, Text: "ask {owner|the owner of this API} to let larger bodies be checked, or pass"},
+		{By: reason.Owner, Text: "ask {owner|the owner of this API} to raise the limit for bodies"},
 	},
-	Hint: "the check that refused has a setting maxBody",
+	Hint: "maxBody of the policy that refused, which reads the body to check it; size of the API bounds bodies that nobody reads",
 })
 
 // Known says that the content is here: Body will not wait.
@@ -100,6 +100,21 @@ func (c *call) unreadable(err error) reason.Verdict {
 	return clientLeft.Refuse(reason.Own("waited", time.Since(c.w.Start).Round(time.Millisecond)))
 }
 
+// unread is content that a check cannot have while a call is being explained: it is not there yet, or the question
+// says its size only. A check that refuses by the head does so all the same.
+type unread struct{ x *policy.Exchange }
+
+var contentUnread = &reason.Reason{Code: "content.unread"}
+
+func (u unread) Known() bool { return false }
+
+func (u unread) Body(max int64) ([]byte, reason.Verdict) {
+	if u.x.BodySize > max {
+		return nil, tooLargeToCheck(u.x, u.x.BodySize, max)
+	}
+	return nil, contentUnread.Refuse()
+}
+
 // asked is the content of a call that is only asked about.
 type asked struct {
 	x     *policy.Exchange
@@ -122,7 +137,7 @@ var answerUnchanged = reason.New(reason.Reason{
 	Says:   "a policy has to change the answer of the upstream and cannot: {error}",
 	Wanted: "an answer that the policies of this route can change",
 	Seen:   "{error}",
-	Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} about it[: {error}]"}},
+	Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to have the upstream answer as the policy needs it, or the policy let such answers pass[: {error}]"}},
 	Hint:   "policies that change content read answers whole, up to their maxBody",
 })
 

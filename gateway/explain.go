@@ -86,7 +86,7 @@ func Explain(s *snapshot.Snapshot, q Question) (*Explanation, error) {
 		return nil, err
 	}
 	if !e.Passes {
-		e.Ways = findWays(s, q, e)
+		e.Ways = findWays(s, q, e, searchPatience)
 	}
 	return e, nil
 }
@@ -159,6 +159,7 @@ func templateOf(r *snapshot.Route) string {
 // checks asks every check of the route, up to one that would answer the call by itself.
 func (e *Explanation) checks(x *policy.Exchange, r *snapshot.Route, pardoned []string) (answered bool) {
 	a := asker{x: x}
+	defer a.forget()
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		if len(pardoned) > 0 {

@@ -7,8 +7,13 @@ import (
 	"github.com/whygate/whygate/snapshot"
 )
 
-// MaxChanges is how many changes a way has at most.
-const MaxChanges = maxChanges
+// How busy the machine is decides no test.
+func init() { searchPatience.time = time.Hour }
+
+// WaysWithin searches ways with that many evaluations at most.
+func WaysWithin(s *snapshot.Snapshot, q Question, e *Explanation, trials int) []Way {
+	return findWays(s, q, e, patience{trials, time.Hour})
+}
 
 // Edit is a change that findWays may try, for the test that searches by brute force.
 type Edit struct {

@@ -17,7 +17,7 @@ var (
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send {wanted}"}},
-		Hint:   "rule {rule}; what servers could read in two ways is refused, since attackers use the difference",
+		Hint:   "the rule that it breaks is {rule}; what servers could read in two ways is refused, since attackers use the difference",
 	})
 	requestTooLarge = reason.New(reason.Reason{
 		Code: "request.headers-too-large", Status: 431,
@@ -26,7 +26,7 @@ var (
 		Wanted: "{wanted}[, at most {limit}]",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send {wanted}; cookies are the usual cause"}, {By: reason.Operator, Text: "raise limits.headerBytes or limits.headerCount of the Gateway"}},
-		Hint:   "rule {rule}",
+		Hint:   "the rule that it breaks is {rule}",
 	})
 	requestTargetTooLong = reason.New(reason.Reason{
 		Code: "request.uri-too-long", Status: 414,
@@ -35,7 +35,7 @@ var (
 		Wanted: "{wanted}[, at most {limit} bytes]",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "shorten the query, or send it as the body of a POST"}, {By: reason.Operator, Text: "raise limits.uriBytes of the Gateway"}},
-		Hint:   "rule {rule}",
+		Hint:   "the rule that it breaks is {rule}",
 	})
 	requestTimeout = reason.New(reason.Reason{
 		Code: "request.timeout", Status: 408,
@@ -44,16 +44,16 @@ var (
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send the request without long pauses"}, {By: reason.Operator, Text: "raise timeouts.header or timeouts.body of the Gateway"}},
-		Hint:   "rule {rule}; many of these at once are an attack of slow requests",
+		Hint:   "the rule that it breaks is {rule}; many of these at once are an attack of slow requests",
 	})
 	requestUnsupported = reason.New(reason.Reason{
 		Code: "request.unsupported", Status: 501,
-		Title:  "The gateway does not do that",
+		Title:  "The gateway does not support what the request asks for",
 		Says:   "{found}; wanted: {wanted}",
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send {wanted}"}},
-		Hint:   "rule {rule}",
+		Hint:   "the rule that it breaks is {rule}",
 	})
 	requestExpectation = reason.New(reason.Reason{
 		Code: "request.expectation", Status: 417,
@@ -62,7 +62,7 @@ var (
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send {wanted}, or no Expect at all"}},
-		Hint:   "rule {rule}",
+		Hint:   "the rule that it breaks is {rule}",
 	})
 	requestVersion = reason.New(reason.Reason{
 		Code: "request.version", Status: 505,
@@ -71,7 +71,7 @@ var (
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "speak {wanted}"}},
-		Hint:   "rule {rule}",
+		Hint:   "the rule that it breaks is {rule}",
 	})
 	plainOnTLS = reason.New(reason.Reason{
 		Code: "request.plain-http-on-tls", Status: 400,
@@ -89,7 +89,7 @@ var (
 		Wanted: "{wanted}",
 		Seen:   "{found}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "keep connections open and use them again[; {limit} may be open at once]"}, {By: reason.Operator, Text: "raise limits.connections or limits.connectionsPerAddress of the Gateway, or add the proxy in front to trustedProxies"}},
-		Hint:   "rule {rule}; a proxy that is not in trustedProxies counts as one client",
+		Hint:   "the rule that it breaks is {rule}; a proxy that is not in trustedProxies counts as one client",
 	})
 )
 

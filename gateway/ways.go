@@ -23,6 +23,8 @@ type Way struct {
 	// Complete says that nothing else stands in the way. Where the caller or the content is not known,
 	// checks that depend on it could not be asked.
 	Complete bool `json:"complete"`
+	// Open are the names of those checks.
+	Open []string `json:"open,omitempty"`
 
 	edits []edit
 }
@@ -53,10 +55,17 @@ func pardonBy(check string, r *reason.Reason, from *reason.Source) string {
 	return name
 }
 
-const (
-	maxChanges = 5
-	maxTrials  = 600 // evaluations per question
-)
+// maxChanges is how many changes a way has at most.
+const maxChanges = 48
+
+// patience is for one search: evaluations, and the time of them together where single checks are slow, as comparing
+// passwords is.
+type patience struct {
+	trials int
+	time   time.Duration
+}
+
+var searchPatience = patience{1500, 3 * time.Second}
 
 // attempt is a call with some changes made.
 type attempt struct {
@@ -92,10 +101,36 @@ func spares(by, other uint) bool {
 	return by&^other == 0 && by != other && by|1<<reason.Caller != other
 }
 
-// key is the same for attempts that differ in the order of their changes only.
-func (a *attempt) key() string {
-	slices.Sort(a.pardoned)
-	return fmt.Sprint(a.q, a.pardoned, a.by())
+// cost is how many changes are made, and of them those that the caller has to ask for.
+func (a *attempt) cost() (changes, asked int) { return len(a.edits), a.others() }
+
+// dearer says that another attempt comes to the same with less: by no other parties, with fewer changes, or with as
+// many of which the caller has to ask for fewer.
+func (a *attempt) dearer(than *attempt) bool {
+	n, asked := a.cost()
+	m, asked2 := than.cost()
+	return than.by()&^a.by() == 0 && asked2 <= asked && m <= n || than.by() == a.by() && (m < n || m == n && asked2 <= asked)
+}
+
+// rest is what still stands in the way, and what is known of the checks behind it. Which changes help from there on
+// depends on nothing else.
+func (a *attempt) rest() string {
+	var b strings.Builder
+	if a.e.Route != nil {
+		b.WriteString(a.e.Route.API + "\x00" + a.e.Route.Version + "\x00" + a.e.Route.Stage + "\x00" + a.e.Route.Name)
+	}
+	i := slices.IndexFunc(a.e.Trail, func(t reason.Entry) bool { return t.Outcome == reason.Denied })
+	for _, t := range a.e.Trail[max(i, 0):] {
+		b.WriteString("\x00" + t.Check + "\x00" + string(t.Outcome))
+		if !t.Refused() {
+			continue
+		}
+		b.WriteString("\x00" + t.Reason.Code)
+		for _, f := range t.Facts {
+			b.WriteString("\x00" + f.Name + "\x00" + f.Text())
+		}
+	}
+	return b.String()
 }
 
 // with is the call with one more change. It begins with the call that was asked about, so that nothing is
@@ -137,7 +172,13 @@ func (a *attempt) without(s *snapshot.Snapshot, asked Question) *attempt {
 }
 
 func (a *attempt) way() Way {
-	w := Way{edits: a.edits, Complete: !slices.ContainsFunc(a.e.Trail, func(t reason.Entry) bool { return t.Outcome == reason.Unknown })}
+	w := Way{edits: a.edits}
+	for _, t := range a.e.Trail {
+		if t.Outcome == reason.Unknown {
+			w.Open = append(w.Open, t.Check)
+		}
+	}
+	w.Complete = w.Open == nil
 	for _, ed := range a.edits {
 		w.Changes = append(w.Changes, ed.fix)
 		if !slices.Contains(w.By, ed.fix.By) {
@@ -153,47 +194,53 @@ func (a *attempt) way() Way {
 // the caller may take part to ask others for less.
 //
 // It goes from the refused call to those with one more change, always of the first check that refuses, and
-// looks at attempts with few changes first.
-func findWays(s *snapshot.Snapshot, q Question, e *Explanation) []Way {
+// looks at attempts with few changes first. Of several attempts after which the same stands in the way it goes on with
+// the cheapest, so that the work grows with the obstacles and not with their combinations. If it takes too long all the
+// same, one way is told that may not be the smallest, but has no change that could be left out.
+func findWays(s *snapshot.Snapshot, q Question, e *Explanation, most patience) []Way {
 	var found []*attempt
 	superfluous := func(by uint, changes int) bool {
 		return slices.ContainsFunc(found, func(f *attempt) bool {
 			return f.by() == by && len(f.edits) <= changes || spares(f.by(), by)
 		})
 	}
-	bySize := [maxChanges + 1][]*attempt{0: {{q: q, e: e}}}
-	seen := map[string]int{}
-	trials := 0
-	for size := 0; size <= maxChanges; size++ {
-		for len(bySize[size]) > 0 {
-			a := bySize[size][0]
-			bySize[size] = bySize[size][1:]
-			if superfluous(a.by(), size) {
+	open := []*attempt{{q: q, e: e}}
+	seen := map[string][]*attempt{}
+	began, trials := time.Now(), 0
+	spent := func() bool { return trials >= most.trials || time.Since(began) > most.time }
+	for len(open) > 0 && !spent() {
+		i := cheapest(open)
+		a := open[i]
+		open = slices.Delete(open, i, i+1)
+		if superfluous(a.by(), len(a.edits)) {
+			continue
+		}
+		if a.e.Verdict == nil {
+			if a = a.without(s, q); !superfluous(a.by(), len(a.edits)) {
+				found = append(found, a)
+			}
+			continue
+		}
+		for _, ed := range edits(a.e, q.At) {
+			next := a.with(q, ed)
+			if len(next.edits) > maxChanges || superfluous(next.by(), len(next.edits)) || spent() {
 				continue
 			}
-			if a.e.Verdict == nil {
-				if a = a.without(s, q); !superfluous(a.by(), len(a.edits)) {
-					found = append(found, a)
-				}
+			trials++
+			var err error
+			if next.e, err = evaluate(s, next.q, next.pardoned); err != nil {
 				continue
 			}
-			for _, ed := range edits(a.e, q.At) {
-				next := a.with(q, ed)
-				n := len(next.edits)
-				if n > maxChanges || superfluous(next.by(), n) || trials == maxTrials {
-					continue
-				}
-				key := next.key()
-				if least, ok := seen[key]; ok && least <= n {
-					continue
-				}
-				seen[key] = n
-				trials++
-				var err error
-				if next.e, err = evaluate(s, next.q, next.pardoned); err == nil {
-					bySize[n] = append(bySize[n], next)
-				}
+			rest := next.rest()
+			if !slices.ContainsFunc(seen[rest], next.dearer) {
+				seen[rest] = append(seen[rest], next)
+				open = append(open, next)
 			}
+		}
+	}
+	if len(found) == 0 && len(open) > 0 {
+		if a := open[furthest(open)].finish(s, q); a != nil {
+			found = append(found, a)
 		}
 	}
 	var ways []Way
@@ -211,11 +258,59 @@ func findWays(s *snapshot.Snapshot, q Question, e *Explanation) []Way {
 	return ways
 }
 
+// cheapest is the place of the first attempt with the fewest changes.
+func cheapest(open []*attempt) (best int) {
+	for i, a := range open {
+		n, asked := a.cost()
+		if m, asked2 := open[best].cost(); n < m || n == m && asked < asked2 {
+			best = i
+		}
+	}
+	return best
+}
+
+// furthest is the place of the first attempt with the fewest obstacles left.
+func furthest(open []*attempt) (best int) {
+	for i, a := range open {
+		if a.e.Obstacles < open[best].e.Obstacles {
+			best = i
+		}
+	}
+	return best
+}
+
+// finish removes one obstacle after the other by the first change that does, without looking for better ones; nil if
+// that does not lead to a call that passes.
+func (a *attempt) finish(s *snapshot.Snapshot, asked Question) *attempt {
+	for a.e.Verdict != nil {
+		list := edits(a.e, asked.At)
+		if len(list) == 0 || len(a.edits) == maxChanges {
+			return nil
+		}
+		next := a.with(asked, list[0])
+		for _, ed := range list[1:] {
+			if len(next.edits) <= len(a.edits) { // it replaces a change, and might go round for ever
+				next = a.with(asked, ed)
+			}
+		}
+		if len(next.edits) <= len(a.edits) {
+			return nil
+		}
+		var err error
+		if next.e, err = evaluate(s, next.q, next.pardoned); err != nil {
+			return nil
+		}
+		a = next
+	}
+	return a.without(s, asked)
+}
+
 // edits are the changes that could lift the first refusal of an explanation, the caller's own
 // first. at is when the call was to be made to begin with.
 func edits(e *Explanation, at time.Time) []edit {
 	v := e.Verdict
 	var list []edit
+	var needless uint // parties whose remedy is none
 	own := func(slot, text string, apply func(q *Question)) {
 		list = append(list, edit{fix: reason.Fix{By: reason.Caller, Text: text}, slot: slot, apply: apply})
 	}
@@ -268,6 +363,19 @@ func edits(e *Explanation, at time.Time) []edit {
 		if n, ok := value("limit").(reason.Bytes); ok {
 			own("body", "send a body of at most "+n.String(), func(q *Question) { q.Body, q.Content = int64(n), nil })
 		}
+	case "json.malformed", "schema.malformed", "transform.not-json", "rule.body-unreadable": // one body is corrected for all checks that read it
+		for _, f := range v.Tell(reason.ToOperator).Fixes {
+			if f.By == reason.Caller {
+				unreadable := v.Reason.Code == "rule.body-unreadable"
+				own("content", f.Text, func(q *Question) {
+					q.Content, q.Body = nil, max(q.Body, 1)
+					if unreadable {
+						q.setHeader("Content-Type", "application/json")
+					}
+				})
+				break
+			}
+		}
 	case "content-type.not-allowed", "content-type.missing", "transform.content-type", "schema.media-type":
 		t := fact("example")
 		switch v.Reason.Code {
@@ -312,7 +420,8 @@ func edits(e *Explanation, at time.Time) []edit {
 		if t, ok := value("from").(time.Time); ok {
 			own("time", "call after "+reason.Stamp(t), func(q *Question) { q.At = t.Add(time.Second) })
 		}
-	case "maintenance.active":
+	case "maintenance.active": // to call again is no remedy where nobody says when
+		needless = 1 << reason.Caller
 		if t, ok := value("until").(time.Time); ok {
 			own("time", "call after "+reason.Stamp(t), func(q *Question) { q.At = t.Add(time.Second) })
 		}
@@ -341,12 +450,9 @@ func edits(e *Explanation, at time.Time) []edit {
 	pardon := pardonOf(refused)
 	// What cannot be tried out is taken as done: the caller's own remedy where nothing better was
 	// found, and the first one of each other party.
-	var asked uint
+	asked := needless
 	if len(list) > 0 {
-		asked = 1 << reason.Caller
-	}
-	if v.Reason.Code == "maintenance.active" {
-		return list // asking when it ends does not end it
+		asked |= 1 << reason.Caller
 	}
 	for _, f := range v.Tell(reason.ToOperator).Fixes {
 		if asked&(1<<f.By) == 0 {

@@ -43,7 +43,7 @@ var (
 		Says:   "{caller} may not call this API[: {match} is denied]",
 		Wanted: "a caller that is not denied[: none of {denied}]",
 		Seen:   "{caller}[ of team \"{team}\"][ of tenant \"{tenant}\"]",
-		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to take the caller off the deny list"}},
+		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to take {match|the caller} off the deny list"}},
 		Hint:   "deny of this policy wins over allow[; application \"{application}\" is written in {written}]",
 	})
 	accessNotAllowed = reason.New(reason.Reason{

@@ -92,10 +92,10 @@ func (g *group) Presents(x *Exchange) bool {
 
 // ReadsBody is whether one of the methods may read the request's content.
 func (g *group) ReadsBody() bool {
-	return slices.ContainsFunc(g.Methods, func(s Step) bool { return readsBody(&s) })
+	return slices.ContainsFunc(g.Methods, func(s Step) bool { return s.ReadsBody() })
 }
 
-func readsBody(s *Step) bool {
+func (s *Step) ReadsBody() bool {
 	r, ok := s.Check.(BodyReader)
 	return ok && r.ReadsBody()
 }
@@ -373,7 +373,7 @@ func (c *AllOf) refuse(x *Exchange, i int, a attempt) reason.Verdict {
 		case j == i || isAnonymous(s):
 		case !s.presents(x):
 			all = append(all, attempt{step: s, says: "nothing sent"})
-		case readsBody(s) && (x.Content == nil || !x.Content.Known()):
+		case s.ReadsBody() && (x.Content == nil || !x.Content.Known()):
 			all = append(all, attempt{step: s, says: "not asked"})
 		default:
 			_, b, accepted := try(x, s)

@@ -46,7 +46,7 @@ var (
 		Wanted: "{wanted}",
 		Seen:   "none[; {slip}]",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "send {wanted}: curl -u USER:PASSWORD, for one"},
+			{By: reason.Caller, Text: "send {wanted}: curl -u USER:PASSWORD, for instance"},
 			{By: reason.Application, Text: "ask {owner|the owner of this API} for access if you have none"},
 		},
 		Hint: "a proxy in front may have taken the header Authorization away",
@@ -81,7 +81,7 @@ var (
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "try again in a few seconds"}, {By: reason.Operator, Text: "ask {operator|the operator} to find out who tries passwords"}},
 		Hint:   "each check takes a processor for as long as the hash was made to; many at once are an attack, or a client that tries again and again with a wrong password",
 	})
-	basicLapses = newLapses("basic.", "password", "user")
+	basicLapses = newLapses("basic.", "password", "password", "the password of user")
 )
 
 // maxPair bounds user name and password in base64.

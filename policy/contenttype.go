@@ -155,6 +155,9 @@ func wrongRange(t string) (hint string) {
 	return ""
 }
 
+// Impersonal is true: what the content is does not depend on who sends it.
+func (c *typeCheck) Impersonal() bool { return true }
+
 // ReadsBody says that compressed content is decoded here.
 func (c *typeCheck) ReadsBody() bool { return c.decode && len(c.encodings) > 0 }
 

@@ -21,13 +21,13 @@ type cost struct {
 
 var costUnknown = reason.New(reason.Reason{
 	Code: "rate-limit.cost-unknown", Status: 400,
-	Title:  "What this call takes of a limit cannot be told",
-	Says:   "the cost of this call cannot be told[: {problem}]",
-	Wanted: "a call for which the cost can be told[: {when}]",
+	Title:  "The cost of this call cannot be worked out",
+	Says:   "this API counts calls by their cost, and that of this one cannot be worked out[: {problem}]",
+	Wanted: "a call whose cost can be worked out[: {when}]",
 	Seen:   "{problem|values that give no number}",
 	Fixes: []reason.Fix{
-		{By: reason.Caller, Text: "send a call for which the cost can be told[: {problem}]"},
-		{By: reason.Owner, Text: "ask {owner|the owner of this API} to let the cost say what holds then"},
+		{By: reason.Caller, Text: "send a call whose cost can be worked out[: {problem}]"},
+		{By: reason.Owner, Text: "ask {owner|the owner of this API} to let the cost of its limit say what holds then"},
 	},
 	Hint: "cost of this policy ({written}); for what may be absent: has(request.query.size) ? int(request.query.size) : 1",
 })

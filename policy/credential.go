@@ -16,39 +16,36 @@ import (
 // lapses are the reasons why a credential that is known does not count now.
 type lapses struct{ revoked, expired, early *reason.Reason }
 
-// newLapses declares them under codes that begin with prefix. title and noun name the credential: "API key" and "key".
-func newLapses(prefix, title, noun string) lapses {
-	a := "a " + noun
-	if strings.ContainsRune("aeiou", rune(noun[0])) {
-		a = "an " + noun
-	}
+// newLapses declares them under codes that begin with prefix. title and noun name the credential, "API key" and "key"; of
+// names one of them by what it shows: "key" of wg_Rw4DuHzg.
+func newLapses(prefix, title, noun, of string) lapses {
 	return lapses{
 		revoked: reason.New(reason.Reason{
 			Code: prefix + "revoked", Status: 401,
 			Title:  "The " + title + " has been revoked",
-			Says:   noun + " {key} has been revoked",
-			Wanted: "an active " + noun,
-			Seen:   noun + " {key}[ of application \"{application}\"][{owned_by}], revoked",
+			Says:   of + " {key} has been revoked",
+			Wanted: "a " + noun + " that is not revoked",
+			Seen:   of + " {key}[ of application \"{application}\"][{owned_by}], revoked",
 			Fixes:  []reason.Fix{{By: reason.Application, Text: "use a newer " + noun + ", or ask {owner|the owner of this API} for one"}},
-			Hint:   "state of Credential \"{credential}\", {written}",
+			Hint:   "Credential \"{credential}\" says state: revoked, {written}; a new Credential lets the application in again",
 		}),
 		expired: reason.New(reason.Reason{
 			Code: prefix + "expired", Status: 401,
 			Title:  "The " + title + " has expired",
-			Says:   noun + " {key} expired {ago} ago, at {until}",
-			Wanted: a + " that is still valid",
-			Seen:   noun + " {key}[ of application \"{application}\"][{owned_by}], valid until {until}",
+			Says:   of + " {key} expired {ago} ago, at {until}",
+			Wanted: "a " + noun + " that is still valid",
+			Seen:   of + " {key}[ of application \"{application}\"][{owned_by}], valid until {until}",
 			Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner|the owner of this API} for a new " + noun}},
-			Hint:   "until of Credential \"{credential}\", {written}",
+			Hint:   "Credential \"{credential}\" says until: {until}, {written}; a later time or a new Credential lets the application in again",
 		}),
 		early: reason.New(reason.Reason{
 			Code: prefix + "not-yet-valid", Status: 401,
 			Title:  "The " + title + " is not valid yet",
-			Says:   noun + " {key} is valid from {from}, in {wait}",
+			Says:   of + " {key} is valid from {from}, in {wait}",
 			Wanted: "a call at or after {from}",
 			Seen:   "a call at {now}",
 			Fixes:  []reason.Fix{{By: reason.Caller, Text: "wait {wait}"}},
-			Hint:   "from of Credential \"{credential}\", {written}; a clock that is wrong looks the same",
+			Hint:   "Credential \"{credential}\" says from: {from}, {written}; a clock of this node that is wrong looks the same",
 		}),
 	}
 }
@@ -60,7 +57,7 @@ var applicationSuspended = reason.New(reason.Reason{
 	Wanted: "an active application",
 	Seen:   "application \"{application}\", suspended",
 	Fixes:  []reason.Fix{{By: reason.Operator, Text: "ask {operator|the operator} to lift the suspension"}},
-	Hint:   "state of Application \"{application}\", {written}",
+	Hint:   "set state: active in Application \"{application}\", {written}",
 })
 
 // lapsed refuses a credential that does not count now; otherwise its verdict lets pass. The caller
@@ -69,6 +66,7 @@ func (l *lapses) lapsed(x *Exchange, cred *consumer.Credential) reason.Verdict {
 	if !cred.Revoked && (cred.Until.IsZero() || x.Now.Before(cred.Until)) && !x.Now.Before(cred.From) {
 		return reason.Verdict{}
 	}
+	x.Lapsed = cred
 	name := reason.Public("key", cred.Prefix)
 	app := reason.Own("application", cred.Application.Name)
 	by := reason.Rule("owned_by", ownedBy(cred.Application))

@@ -150,7 +150,7 @@ var (
 func csrfFixes(first string) []reason.Fix {
 	return []reason.Fix{
 		{By: reason.Caller, Text: first},
-		{By: reason.Owner, Text: "ask {owner|the owner of this API} about credentials for programs, which need no CSRF token"},
+		{By: reason.Owner, Text: "ask {owner|the owner of this API} {exempt|about credentials for programs, which need no CSRF token}"},
 	}
 }
 
@@ -270,6 +270,9 @@ func (c *csrfCheck) AllowHeader(name string) {
 // Prepares is true: answers bring the token that later calls have to carry.
 func (c *csrfCheck) Prepares() bool { return true }
 
+// Impersonal says that neither the credential nor the identity makes a difference.
+func (c *csrfCheck) Impersonal() bool { return !c.ExemptTokens && !c.Identity }
+
 // ReadsBody is whether the token may be in a form.
 func (c *csrfCheck) ReadsBody() bool { return c.Field != "" }
 
@@ -297,6 +300,12 @@ func (c *csrfCheck) Check(x *Exchange) reason.Verdict {
 	cookie := ""
 	sent, place, v := c.sent(x)
 	if v.Refused() {
+		for value := range cookies(x.Fields, c.Cookie) {
+			cookie = value
+		}
+		if x.Explaining && cookie == "" { // whatever the form holds
+			return c.noCookie(x, "")
+		}
 		return v
 	}
 	for value := range cookies(x.Fields, c.Cookie) {
@@ -489,7 +498,11 @@ func originOf(url string) string {
 
 // facts are those of every verdict on a token.
 func (c *csrfCheck) facts(x *Exchange, place string) []reason.Fact {
-	return []reason.Fact{reason.Public("cookie", c.Cookie).At(c.at), reason.Public("places", c.places), reason.Public("place", place), x.OwnerFact()}
+	facts := []reason.Fact{reason.Public("cookie", c.Cookie).At(c.at), reason.Public("places", c.places), reason.Public("place", place), x.OwnerFact()}
+	if !c.ExemptTokens {
+		facts = append(facts, reason.Public("exempt", "to set exemptTokens: true of the policy csrf, which lets programs with credentials of their own call without a token"))
+	}
+	return facts
 }
 
 func (c *csrfCheck) noCookie(x *Exchange, sent string) reason.Verdict {

@@ -49,6 +49,9 @@ type Exchange struct {
 	Subscription *consumer.Subscription
 	Plan         *consumer.Plan
 
+	// Lapsed is a credential that was refused since it does not count now, of a caller who has proven that it is theirs.
+	Lapsed *consumer.Credential
+
 	// Content gives access to the request's content; nil where it cannot be had.
 	Content RequestContent
 
@@ -115,6 +118,16 @@ type Waiting interface {
 	// Wait returns when done is closed, the time is over or the client has left, and whether the
 	// client is still there.
 	Wait(done <-chan struct{}, atMost time.Duration) bool
+}
+
+// TakeLapsed has the application of a lapsed credential be the one that calls, if nobody else does, while checks behind
+// the authentication are explained: what the application would do about it is to bring another credential. forget ends it.
+func (x *Exchange) TakeLapsed() (forget func()) {
+	before := x.caller()
+	if l := x.Lapsed; l != nil && x.Application == nil && x.Identity == nil {
+		x.Credential, x.Application, x.Identity = l, l.Application, l.Identity
+	}
+	return func() { x.setCaller(before) }
 }
 
 // lifted is Lifted.

@@ -31,6 +31,7 @@ type expression struct {
 	terms   []*term
 	body    bool // reads the content
 	caller  bool // asks who calls
+	plan    bool // asks what was agreed with them
 	costly  bool // its cost depends on more than its own size and that of the head; it is limited
 	// wholeQuery says that the query is used as a whole, such as compared with a map.
 	wholeQuery bool
@@ -330,6 +331,8 @@ func (x *expression) inspect(e *Env, field string) {
 				x.body = true
 			case name == "claims" || strings.HasPrefix(name, "identity.") || strings.HasPrefix(name, "application."):
 				x.caller = true
+			case name == "plan":
+				x.plan = true
 			}
 		case ast.SelectKind:
 			if s := n.AsSelect(); s.Operand().Kind() == ast.IdentKind && s.Operand().AsIdent() == "request.params" {

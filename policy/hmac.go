@@ -154,7 +154,7 @@ var (
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "sign each call anew, with a nonce of its own; that goes for calls that are tried again too"}},
 		Hint:   "nonces are remembered for as long as the signature counts, by all nodes together where the Gateway has shared counters",
 	})
-	hmacLapses = newLapses("hmac.", "signing key", "signing key")
+	hmacLapses = newLapses("hmac.", "signing key", "signing key", "signing key")
 )
 
 // hmacCovers lists what components stand for others.

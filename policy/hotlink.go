@@ -153,6 +153,9 @@ func (c *hotlinkCheck) allows(host, own string) bool {
 	return false
 }
 
+// Impersonal is true: only the page counts.
+func (c *hotlinkCheck) Impersonal() bool { return true }
+
 // Check compares the hosts of the pages that the call names.
 func (c *hotlinkCheck) Check(x *Exchange) reason.Verdict {
 	own := bareHost(x.Authority)

@@ -56,8 +56,8 @@ func TestIntrospection(t *testing.T) {
 			{"introspection.malformed", "at most 32768 are read", strings.Repeat("a", 10<<20)},
 			{"introspection.issuer", "comes from https://evil.test", is.Opaque(m{"tenant": "t", "iss": "https://evil.test"})},
 			{"introspection.audience", "is for other", is.Opaque(m{"tenant": "t", "aud": "other"})},
-			{"introspection.claim-missing", "says nothing about tenant", is.Opaque(nil)},
-			{"introspection.claim-mismatch", "says u about tenant", is.Opaque(m{"tenant": "u"})},
+			{"introspection.claim-missing", "has no claim tenant", is.Opaque(nil)},
+			{"introspection.claim-mismatch", "the claim tenant of the token is u", is.Opaque(m{"tenant": "u"})},
 		} {
 			x := b.call("GET /")
 			if r.token != "" {

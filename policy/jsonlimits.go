@@ -44,13 +44,13 @@ type JSONLimits struct {
 	MaxBody resource.Size `json:"maxBody" default:"1MiB" min:"1"`
 }
 
-func jsonReason(code string, title, says, wanted, seen, fix, hint string) *reason.Reason {
+func jsonReason(code string, title, says, wanted, seen, fix, remedy, hint string) *reason.Reason {
 	return reason.New(reason.Reason{
 		Code: "json." + code, Status: 400,
 		Title: title, Says: says, Wanted: wanted, Seen: seen,
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: fix},
-			{By: reason.Owner, Text: "ask {owner|the owner of this API} to let such bodies pass, if they have to"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to " + remedy + " of the policy json-limits"},
 		},
 		Hint: hint,
 	})
@@ -69,31 +69,31 @@ var (
 	jsonTooDeepReason = jsonReason("too-deep", "The JSON is nested too deep",
 		"lists and objects lie {seen} deep inside of each other, and {limit} are allowed[; the first beyond is {pointer}]",
 		"at most {limit} lists and objects inside of each other", "{seen}[, at {pointer}]",
-		"nest at most {limit} deep", "setting depth of the policy json-limits")
+		"nest at most {limit} deep", "raise depth", "policy json-limits, field depth")
 	jsonManyKeysReason = jsonReason("too-many-keys", "An object has too many names",
 		"the object[ {pointer}] has {seen} names, and {limit} are allowed",
 		"at most {limit} names in an object", "{seen}[ in {pointer}]",
-		"send objects with at most {limit} names", "setting keys of the policy json-limits")
+		"send objects with at most {limit} names", "raise keys", "policy json-limits, field keys")
 	jsonManyElementsReason = jsonReason("too-many-elements", "A list has too many values",
 		"the list[ {pointer}] has {seen} values, and {limit} are allowed",
 		"at most {limit} values in a list", "{seen}[ in {pointer}]",
-		"send lists of at most {limit} values, in several calls", "setting elements of the policy json-limits")
+		"send lists of at most {limit} values, in several calls", "raise elements", "policy json-limits, field elements")
 	jsonLongTextReason = jsonReason("text-too-long", "A text is too long",
 		"a text or name[ at {pointer}] has {seen}, and {limit} are allowed",
 		"texts of at most {limit}", "{seen}[ at {pointer}]",
-		"shorten the text[ at {pointer}] to {limit}", "setting text of the policy json-limits; names of objects count as texts")
+		"shorten the text[ at {pointer}] to {limit}", "raise text", "policy json-limits, field text; names of objects count as texts")
 	jsonLongNumberReason = jsonReason("number-too-long", "A number is too long",
 		"a number[ at {pointer}] has {seen} characters, and {limit} are allowed",
 		"numbers of at most {limit} characters", "{seen}[ at {pointer}]",
-		"send the number[ at {pointer}] with fewer digits", "setting number of the policy json-limits")
+		"send the number[ at {pointer}] with fewer digits", "raise number", "policy json-limits, field number")
 	jsonTwiceReason = jsonReason("duplicate-key", "A name is written twice in an object",
 		"the name {pointer} is written twice, in line {first_line} and in line {line}; which of the values counts depends on who reads it",
 		"each name once", "{pointer} in line {first_line}, column {first_column} and in line {line}, column {column}",
-		"keep one of the two {pointer}", "setting duplicateKeys of the policy json-limits; clients that build JSON by hand do this")
+		"keep one of the two {pointer}", "set duplicateKeys: allow", "policy json-limits, field duplicateKeys; clients that build JSON by hand do this")
 	jsonNotUTF8Reason = jsonReason("invalid-utf8", "The JSON is not UTF-8",
 		"line {line}, column {column} has {seen}, which is no character",
 		"UTF-8 (RFC 8259 §8.1)", "{seen} in line {line}, column {column}[ (at {pointer})]",
-		"encode the body as UTF-8", "setting invalidUTF8 of the policy json-limits; Latin-1 is the usual cause")
+		"encode the body as UTF-8", "set invalidUTF8: allow", "policy json-limits, field invalidUTF8; Latin-1 is the usual cause")
 )
 
 type jsonCheck struct {
@@ -117,6 +117,9 @@ func (p *JSONLimits) Compile(env *Env) any {
 			jsonLongText: env.Source("text"), jsonLongNumber: env.Source("number"), jsonTwice: env.Source("duplicateKeys"), jsonNotUTF8: env.Source("invalidUTF8")},
 	}
 }
+
+// Impersonal is true: the bounds are the same for everybody.
+func (c *jsonCheck) Impersonal() bool { return true }
 
 // ReadsBody says that the content is read.
 func (c *jsonCheck) ReadsBody() bool { return true }

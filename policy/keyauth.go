@@ -69,7 +69,7 @@ var (
 	})
 )
 
-var keyLapses = newLapses("key.", "API key", "key")
+var keyLapses = newLapses("key.", "API key", "key", "key")
 
 type keyCheck struct {
 	KeyAuth

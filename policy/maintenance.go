@@ -33,7 +33,7 @@ var underMaintenance = reason.New(reason.Reason{
 	Seen:   "a call at {now}",
 	Fixes: []reason.Fix{
 		{By: reason.Caller, Text: "call again[ after {until}]"},
-		{By: reason.Owner, Text: "ask {owner|the owner of this API} when it will be back"},
+		{By: reason.Owner, Text: "ask {owner|the owner of this API} when it will be back[, or to let {address} in meanwhile]"},
 	},
 	Hint: "remove the policy maintenance, or add your network to its allow list",
 })
@@ -74,7 +74,7 @@ func (c *maintenanceCheck) Check(x *Exchange) reason.Verdict {
 		}
 		return reason.Verdict{}
 	}
-	facts := []reason.Fact{reason.Public("api", x.Route.API).At(c.at), reason.Public("now", x.Now), x.OwnerFact()}
+	facts := []reason.Fact{reason.Public("api", x.Route.API).At(c.at), reason.Public("now", x.Now), x.OwnerFact(), reason.Own("address", x.Client.Addr)}
 	if !c.Until.IsZero() {
 		facts = append(facts, reason.Public("until", c.Until.Time))
 		x.Extra.Add("Retry-After", secondsText(c.Until.Sub(x.Now)))

@@ -73,7 +73,7 @@ var (
 		Wanted: "{wanted}",
 		Seen:   "none[; {slip}]",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "connect with your client certificate: curl --cert CERT --key KEY, for one"},
+			{By: reason.Caller, Text: "connect with your client certificate: curl --cert CERT --key KEY, for instance"},
 			{By: reason.Application, Text: "ask {owner|the owner of this API} for a certificate if you have none"},
 		},
 		Hint: "the listener asks for certificates if its tls has clientCA or clientCertificates; a proxy in front that ends TLS has to pass them on in a header",
@@ -107,15 +107,15 @@ var (
 	})
 	mtlsUntrusted = reason.New(reason.Reason{
 		Code: "mtls.untrusted", Status: 401,
-		Title:  "The client certificate is of no authority that is believed here",
-		Says:   "the certificate {subject} is not believed: {fault}",
-		Wanted: "a certificate for clients of an authority that is believed here[: {authorities}]",
+		Title:  "The client certificate comes from an authority that is not trusted here",
+		Says:   "the certificate {subject} is not trusted: {fault}",
+		Wanted: "a certificate for clients of an authority that is trusted here[: {authorities}]",
 		Seen:   "{subject}, issued by {issuer}: {fault}",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "use a certificate of the right authority, and send the certificates between it and the authority along"},
-			{By: reason.Owner, Text: "ask {owner|the owner of this API} to believe {issuer}"},
+			{By: reason.Caller, Text: "use a certificate of an authority that is trusted here, and send the intermediate certificates along"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to trust {issuer}"},
 		},
-		Hint: "ca of policy mtls, or clientCA of the listener, holds the authorities: {authorities}",
+		Hint: "ca of policy mtls, or clientCA of the listener, lists the authorities that are trusted: {authorities}",
 	})
 	mtlsRevoked = reason.New(reason.Reason{
 		Code: "mtls.revoked", Status: 401,
@@ -140,14 +140,14 @@ var (
 	})
 	mtlsNotAllowed = reason.New(reason.Reason{
 		Code: "mtls.not-allowed", Status: 403,
-		Title:  "The client certificate is not welcome at this API",
-		Says:   "the certificate {subject} is in order, and nobody has allowed it to call",
+		Title:  "This client certificate may not call this API",
+		Says:   "the certificate {subject} is valid, and neither a Credential nor this API allows it to call",
 		Wanted: "a certificate that a Credential or policy mtls names[: {allowed}]",
 		Seen:   "{subject}, issued by {issuer}[, names {names}], fingerprint {fingerprint}",
 		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to allow the certificate with the fingerprint {fingerprint}"}},
-		Hint:   "a Credential has certificate: fingerprint, subject or san; allow of policy mtls has rules",
+		Hint:   "name it in a Credential (certificate: fingerprint, subject or san), or under allow of policy mtls",
 	})
-	mtlsLapses = newLapses("mtls.credential-", "certificate", "certificate")
+	mtlsLapses = newLapses("mtls.credential-", "certificate", "certificate", "certificate")
 )
 
 const (

@@ -161,7 +161,7 @@ func TestMTLS(t *testing.T) {
 		{"mtls.untrusted", "a certificate in between was not sent", []*x509.Certificate{leaf(middle, "by subject")}},
 		{"mtls.untrusted", "signed by itself", []*x509.Certificate{leaf(nil, "by subject")}},
 		{"mtls.untrusted", "not issued for clients", []*x509.Certificate{leaf(root, "by subject", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })}},
-		{"mtls.untrusted", "believed here: CN=Clients CA", []*x509.Certificate{leaf(stranger, "by subject"), stranger.cert}},
+		{"mtls.untrusted", "trusted here: CN=Clients CA", []*x509.Certificate{leaf(stranger, "by subject"), stranger.cert}},
 		{"mtls.untrusted", "more than 10 certificates", append([]*x509.Certificate{byPrint}, make([]*x509.Certificate, 10)...)},
 		{"mtls.not-allowed", "allow the certificate with the fingerprint", []*x509.Certificate{leaf(root, "nobody")}},
 		{"mtls.not-allowed", "san *.partner.test; subject CN=exact, issuer CN=Clients CA", []*x509.Certificate{leaf(root, "nobody", dns("a.b.partner.test"))}},

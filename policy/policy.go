@@ -166,6 +166,13 @@ type Preparer interface{ Prepares() bool }
 // callers it keeps those of clients from the upstream for the others too, since the upstream cannot tell the calls apart.
 type Guard interface{ GuardRequest(o *wire.Outgoing) }
 
+// Impersonal is a check behind the authentication that may not depend on who calls: it can be explained for a call of
+// which that is not known.
+type Impersonal interface {
+	// Impersonal says that it does not, as it is set here.
+	Impersonal() bool
+}
+
 // BodyReader is a check that reads the request's content.
 type BodyReader interface{ ReadsBody() bool }
 

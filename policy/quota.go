@@ -87,6 +87,9 @@ func (p *Quota) Compile(env *Env) any {
 	return c
 }
 
+// Impersonal says that calls are counted the same whoever makes them.
+func (c *quotaCheck) Impersonal() bool { return c.per == "route" || c.per == "address" }
+
 // Check counts one call.
 func (c *quotaCheck) Check(x *Exchange) reason.Verdict {
 	who, per := c.who(x)

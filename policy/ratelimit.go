@@ -142,6 +142,11 @@ func countedAddr(a netip.Addr) netip.Addr {
 	return a
 }
 
+// Impersonal says that calls are counted, and cost, the same whoever makes them.
+func (c *rateCheck) Impersonal() bool {
+	return (c.per == "route" || c.per == "address") && (c.cost.of == nil || !c.cost.of.caller && !c.cost.of.plan)
+}
+
 // Check spends one call.
 func (c *rateCheck) Check(x *Exchange) reason.Verdict {
 	n, v := c.cost.call(x)

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/types"
 
 	"github.com/whygate/whygate/reason"
@@ -78,7 +79,7 @@ var (
 		Wanted: "a call for which this does not hold: {when}",
 		Seen:   "{seen|what the rule looks for}",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "make a call for which this does not hold: {when}"},
+			{By: reason.Caller, Text: "make a call for which this does not hold: {condition}"},
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} whether this call may be made"},
 		},
 		Hint: "rule \"{rule}\" is written in {written}; rules before it that allow would win",
@@ -118,6 +119,7 @@ type ruleCheck struct {
 	allow   bool // the default
 	maxBody int64
 	body    bool
+	caller  bool // a rule is about who calls, or what was agreed with them
 	hidden  secrets
 	at      *reason.Source // of the default, or of all
 }
@@ -172,7 +174,7 @@ func (p *Rule) Compile(env *Env) any {
 				env.Problem(at+".when", "join some of them by ||", "more than %d rules have loops, or search in the body", maxCostlyRules)
 			}
 		}
-		c.body = c.body || e.body
+		c.body, c.caller = c.body || e.body, c.caller || e.caller || e.plan
 		c.rules = append(c.rules, rule{RuleEntry: r, deny: r.Effect == "deny", when: e, at: env.Source(at + ".when")})
 	}
 	if caller != "" {
@@ -210,6 +212,9 @@ func (c *ruleCheck) HidePlaces(hides func(place []string) bool) {
 		c.rules[i].when.hide(hides)
 	}
 }
+
+// Impersonal says that no rule is about who calls.
+func (c *ruleCheck) Impersonal() bool { return !c.caller }
 
 // ReadsBody says that a rule names body.
 func (c *ruleCheck) ReadsBody() bool { return c.body }
@@ -265,6 +270,9 @@ func trail(outcomes []outcome) string {
 // facts are what all refusals of a rule have in common.
 func (c *ruleCheck) facts(v *vars, r *rule, outcomes []outcome) []reason.Fact {
 	facts := []reason.Fact{reason.Rule("rule", r.Name).At(r.at), reason.Rule("when", whenText(r.when)), reason.Rule("trail", trail(outcomes)), reason.Rule("written", r.at.String()), v.x.OwnerFact()}
+	if r.when.ast.Expr().Kind() != ast.LiteralKind { // else no call is without it
+		facts = append(facts, reason.Rule("condition", whenText(r.when)))
+	}
 	if r.Message != "" {
 		facts = append(facts, reason.Public("message", r.Message))
 	}

@@ -372,6 +372,9 @@ func compileSchemas(files *schemaFiles, api, formats, answers bool) *schemaSet {
 	return s
 }
 
+// Impersonal is true: the description is the same for everybody.
+func (c *schemaCheck) Impersonal() bool { return true }
+
 // ReadsBody says that the content is read.
 func (c *schemaCheck) ReadsBody() bool { return true }
 

@@ -55,7 +55,7 @@ var (
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "suspended[: {note}]",
 		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} to resume it"}},
-		Hint:   "state of Subscription \"{subscription}\"[, {written}]",
+		Hint:   "set state: active in Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionRejected = reason.New(reason.Reason{
 		Code: "subscription.rejected", Status: 403,
@@ -63,8 +63,8 @@ var (
 		Says:   "{owner|the owner of this API} rejected the subscription of application \"{application}\" to API \"{api}\"[: {note}]",
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "rejected[: {note}]",
-		Fixes:  []reason.Fix{{By: reason.Owner, Text: "ask {owner|the owner of this API} what is missing, and request it again"}},
-		Hint:   "state of Subscription \"{subscription}\"[, {written}]",
+		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner|the owner of this API} what is missing, and request it again"}},
+		Hint:   "if it may call after all, set state: active in Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionExpired = reason.New(reason.Reason{
 		Code: "subscription.expired", Status: 403,
@@ -73,7 +73,7 @@ var (
 		Wanted: "an active subscription of application \"{application}\" to API \"{api}\"[ {version}]",
 		Seen:   "expired[ at {until}]",
 		Fixes:  []reason.Fix{{By: reason.Application, Text: "ask {owner|the owner of this API} to renew it"}},
-		Hint:   "state and until of Subscription \"{subscription}\"[, {written}]",
+		Hint:   "set a later until, and state: active, in Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionEarly = reason.New(reason.Reason{
 		Code: "subscription.not-yet-valid", Status: 403,
@@ -82,7 +82,7 @@ var (
 		Wanted: "a call at or after {from}",
 		Seen:   "a call at {now}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "wait {wait|until it begins}"}},
-		Hint:   "from of Subscription \"{subscription}\"[, {written}]",
+		Hint:   "set an earlier from in Subscription \"{subscription}\"[, {written}]",
 	})
 	subscriptionElsewhere = reason.New(reason.Reason{
 		Code: "subscription.elsewhere", Status: 403,
@@ -94,7 +94,7 @@ var (
 			{By: reason.Caller, Text: "call {covers|what the subscription covers}"},
 			{By: reason.Application, Text: "ask {owner|the owner of this API} to extend the subscription to {called}"},
 		},
-		Hint: "version and stages of Subscription \"{subscription}\"[, {written}]",
+		Hint: "add {called} to version and stages of Subscription \"{subscription}\"[, {written}]",
 	})
 )
 

@@ -74,7 +74,7 @@ func newTokenReasons(kind, token string) tokenReasons {
 		claimMissing: reason.New(reason.Reason{
 			Code: kind + ".claim-missing", Status: 401,
 			Title:  "The token lacks a claim",
-			Says:   "the token says nothing about {claim}, and this API wants it to[; {slip}]",
+			Says:   "the token has no claim {claim}, which this API wants[; {slip}]",
 			Wanted: "a token with the claim {claim}[, {values}]",
 			Seen:   "claims {claims}[; {slip}]",
 			Fixes: []reason.Fix{
@@ -85,15 +85,15 @@ func newTokenReasons(kind, token string) tokenReasons {
 		}),
 		claimMismatch: reason.New(reason.Reason{
 			Code: kind + ".claim-mismatch", Status: 403,
-			Title:  "The token says something that this API does not let in",
-			Says:   "the token says {seen|something} about {claim}, and this API lets in {values|other values}",
+			Title:  "A claim of the token has a value that this API does not accept",
+			Says:   "the claim {claim} of the token is {seen|another value}, and this API accepts {values|other values}",
 			Wanted: "{claim} {values|of another value}",
 			Seen:   "{claim} {seen|of another value}",
 			Fixes: []reason.Fix{
-				{By: reason.Owner, Text: "ask {owner|the owner of this API} to let in tokens with {claim} {seen|as it is}"},
+				{By: reason.Owner, Text: "ask {owner|the owner of this API} to accept tokens with {claim} {seen|as it is}"},
 				{By: reason.Caller, Text: "use a token with another {claim}[, {values}]"},
 			},
-			Hint: "the setting claims lists what is let in",
+			Hint: "field claims of the policy lists the values that are accepted",
 		}),
 		client: reason.New(reason.Reason{
 			Code: kind + ".client-not-accepted", Status: 401,

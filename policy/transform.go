@@ -97,33 +97,33 @@ type TransformBody struct {
 var (
 	transformNoJSON = reason.New(reason.Reason{
 		Code: "transform.not-json", Status: 400,
-		Title:  "The body is not the JSON that is wanted here",
-		Says:   "the body of this call is changed on its way, and it is not valid JSON: {error}",
+		Title:  "The body is not valid JSON",
+		Says:   "this API takes a JSON body, and this one is not valid JSON: {error}",
 		Wanted: "a body of valid JSON",
 		Seen:   "{error}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "send valid JSON"}},
-		Hint:   "policy transform, request.body",
+		Hint:   "policy transform changes the body on its way (request.body), for which it has to be JSON",
 	})
 	transformType = reason.New(reason.Reason{
 		Code: "transform.content-type", Status: 415,
 		Title:  "The body must be JSON",
-		Says:   "the body of this call is changed on its way, which takes JSON; it is {seen}",
+		Says:   "this API takes a JSON body, and this one is {seen}",
 		Wanted: "Content-Type: application/json",
 		Seen:   "{seen}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "send JSON with Content-Type: application/json, without Content-Encoding"},
 		},
-		Hint: "policy transform, request.body",
+		Hint: "policy transform changes the body on its way (request.body), for which it has to be JSON",
 	})
 	transformPath = reason.New(reason.Reason{
 		Code: "transform.path", Status: 400,
 		Title:  "The call holds no usable value for the path",
-		Says:   "the path that the upstream is asked for needs {wanted}, and {seen}",
+		Says:   "this call needs {wanted}, and {seen}",
 		Wanted: "{wanted}",
 		Seen:   "{seen}",
 		Fixes: []reason.Fix{
 			{By: reason.Caller, Text: "send {wanted}"},
-			{By: reason.Owner, Text: "ask {owner|the owner of this API} to give the placeholder a value for calls without one"},
+			{By: reason.Owner, Text: "ask {owner|the owner of this API} to let calls without it pass"},
 		},
 		Hint: "policy transform, field request.path: [{template}, ]where a | gives a value for calls without one",
 	})

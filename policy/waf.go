@@ -220,6 +220,9 @@ func (p *WAF) blame(env *Env, e *wafEngine, list []directive) {
 	env.Problem("", "", "the rules cannot be compiled: %s", wafFault(e.err))
 }
 
+// Impersonal is true: the rules know nothing of who calls.
+func (c *wafCheck) Impersonal() bool { return true }
+
 // ReadsBody says whether requests are looked at beyond their head.
 func (c *wafCheck) ReadsBody() bool { return !c.skip }
 

@@ -21,7 +21,7 @@ var (
 		Wanted: "a path that a route serves[, such as {nearest}]",
 		Seen:   "{method} {path}[ on {host}]",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "check the path[; did you mean {nearest}?]"}, {By: reason.Owner, Text: "add a route for {method} {path}"}},
-		Hint:   "paths are literal but for segments in braces[; stages are mounted at {stages}]",
+		Hint:   "[callers who can use it are told {withheld}; ]paths are literal but for segments in braces[; stages are mounted at {stages}]",
 	})
 	routeMethod = reason.New(reason.Reason{
 		Code: "route.method", Status: 405,
@@ -183,8 +183,18 @@ func (s *Snapshot) Miss(x *policy.Exchange, usable func(*Route) bool) reason.Ver
 	}
 	best, hidden := s.nearest(x, usable)
 	if best == nil {
-		if hidden != nil {
-			facts = append(facts, hidden.facts(reason.Rule)...)
+		switch {
+		case hidden != nil:
+			facts = append(append(facts, hidden.facts(reason.Rule)...), reason.Rule("withheld", hidden.reason.Code))
+		case q.retired != nil:
+			facts = append(facts, reason.Rule("withheld", "that version "+q.retired.Version+" of API "+q.retired.API+" is retired"))
+			for _, f := range s.moved(x, q.retired) {
+				f.Tier = reason.ToOwner
+				facts = append(facts, f.At(q.retired.Source))
+			}
+		case q.version != nil:
+			h := s.Set.API(q.version.API).Spec.VersionHeader
+			facts = append(facts, reason.Rule("withheld", "that API "+q.version.API+" has no such version as the header "+h+" says").At(q.version.Source))
 		}
 		return routeNone.Refuse(append(facts, s.stageFacts()...)...)
 	}

@@ -178,7 +178,7 @@ func (a *app) tellExplanation(e *gateway.Explanation) {
 			t.put(label, text, whoCan(f))
 		}
 		if !w.Complete {
-			t.put("", "(checks that depend on who calls could not be asked)", "")
+			t.put("", "(what "+strings.Join(w.Open, ", ")+" would say then is not known yet)", "")
 		}
 	}
 	if e.Forward != "" {
@@ -204,7 +204,7 @@ func (a *app) tellEntry(e reason.Entry) {
 			text = "(only watches) " + text
 		}
 	case reason.Unknown:
-		if text = "cannot be told without knowing the caller"; len(e.Facts) > 0 {
+		if text = "cannot be told without knowing the caller, or the body"; len(e.Facts) > 0 {
 			text = "cannot be told without making the call: " + factsText(e.Facts)
 		}
 	default:
