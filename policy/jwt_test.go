@@ -172,6 +172,7 @@ func TestJWT(t *testing.T) {
 		{"jwt.missing", "no token behind it", "Bearer"},
 		{"jwt.missing", "no space between", "Bearer" + good},
 		{"jwt.missing", "Authorization carries Basic", "Basic eA=="},
+		{"jwt.missing", `something is there without the word "Bearer"`, "s3cret more"},
 		{"jwt.malformed", `the word "Bearer" once more`, "Bearer Bearer " + good},
 		{"jwt.malformed", "wrapped in quotes", `Bearer "` + good + `"`},
 		{"jwt.malformed", "spaces in it", "Bearer " + parts[0] + ". " + parts[1] + "." + parts[2]},

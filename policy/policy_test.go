@@ -318,7 +318,7 @@ func TestKeyAuth(t *testing.T) {
 
 	// Nor is what stands in Authorization without a scheme, which may well be one.
 	inHeader := b.check("key-auth", `{}`)
-	for line, text := range map[string]string{"Authorization: s3cret-of-mine": "something", "Authorization: s3cret=of more": "something", "Authorization: Basic eDp5": "Basic"} {
+	for line, text := range map[string]string{"Authorization: s3cret-of-mine": "something", "Authorization: s3cret=of more": "something", "Authorization: s3cret more": "something", "Authorization: token more": "Token", "Authorization: Basic eDp5": "Basic"} {
 		v := inHeader.Check(b.call("GET /", line))
 		wants(t, v, "key.missing", "Authorization carries "+text+", which is not looked at")
 	}

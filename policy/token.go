@@ -197,20 +197,20 @@ func (p *places) slip(x *Exchange) (slip string) {
 		lower := strings.ToLower(f.Name)
 		switch {
 		case f.ID == wire.Authorization && p.id == wire.Authorization:
-			scheme, rest, _ := strings.Cut(f.Value, " ")
+			scheme := schemeOf(f.Value)
 			switch {
 			case f.Value == "":
 				slip = "the header Authorization is there and empty"
-			case wire.EqualFold(scheme, "bearer"):
+			case scheme == "Bearer" || wire.EqualFold(f.Value, "bearer"):
 				slip = "the word Bearer is there, and no token behind it"
 			case strings.HasPrefix(strings.Trim(f.Value, `"'`), "eyJ"):
 				slip = `a token is there without the word "Bearer" before it`
 			case hasPrefixFold(f.Value, "bearer") || hasPrefixFold(f.Value, `"bearer`):
 				slip = `the word Bearer is there, and no space between it and the token`
-			case rest == "" || len(scheme) > 16 || !wire.IsToken(scheme):
+			case scheme == "":
 				slip = `something is there without the word "Bearer" before it`
 			default:
-				slip = "Authorization carries " + strings.Clone(scheme) + ", which is not looked at"
+				slip = carriesOther(scheme)
 			}
 		case f.ID == wire.Authorization:
 			slip = "the header Authorization is there, which is not looked at"
