@@ -158,10 +158,14 @@ func (n *node) open() error {
 	}
 	var recorder gateway.Recorder
 	j, err := calllog.Open(filepath.Join(n.opts.data, journalName), calllog.Options{Node: n.opts.node, Logger: n.log})
-	if err != nil {
+	switch {
+	case errors.Is(err, calllog.ErrInUse):
+		// Two nodes would write over each other's quotas, and commands would ask the wrong one.
+		return environment(fmt.Errorf("%w, with --data", err))
+	case err != nil:
 		// Serving calls matters more than recording them; status and metrics tell.
 		n.log.Error("serving without call records", "error", err)
-	} else {
+	default:
 		n.journal, recorder = j, j
 	}
 	if n.quotas, err = counter.OpenQuotas(filepath.Join(n.opts.data, "quotas.json")); err != nil {
