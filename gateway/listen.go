@@ -19,6 +19,13 @@ type opened struct {
 	done chan struct{}
 }
 
+// close loses no connection that was made.
+func (o *opened) close() {
+	wire.Stop(o.ln)
+	<-o.done
+	o.ln.Close()
+}
+
 // form is what cannot be changed while a listener is open.
 type form struct {
 	name, address             string
@@ -41,8 +48,7 @@ func (g *Gateway) Listen() error {
 	}
 	for address, o := range g.open {
 		if wanted[address] != o.form {
-			o.ln.Close()
-			<-o.done
+			o.close()
 			delete(g.open, address)
 			g.Log.Info("listener closed", "listener", o.form.name, "address", address)
 		}
@@ -120,8 +126,7 @@ func (g *Gateway) closeListeners() {
 	g.listening.Lock()
 	defer g.listening.Unlock()
 	for address, o := range g.open {
-		o.ln.Close()
-		<-o.done
+		o.close()
 		delete(g.open, address)
 	}
 }

@@ -88,8 +88,7 @@ func (s *Server) prepare() {
 	})
 }
 
-// Serve accepts connections of ln until that is closed or its deadline has come. Who sets a deadline
-// a moment ahead and closes ln after Serve has returned loses no connection that waits in its queue.
+// Serve accepts connections of ln until that is closed or Stop has come.
 func (s *Server) Serve(ln net.Listener, l *Listener) error {
 	s.prepare()
 	pause := time.Duration(0)
@@ -97,6 +96,10 @@ func (s *Server) Serve(ln net.Listener, l *Listener) error {
 		nc, err := ln.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || isTimeout(err) {
+				acceptQueued(ln, func(nc net.Conn) {
+					s.Accepted.Add(1)
+					s.start(nc, l)
+				})
 				return nil
 			}
 			// Out of descriptors, or the peer was faster: wait, do not spin.
@@ -109,6 +112,14 @@ func (s *Server) Serve(ln net.Listener, l *Listener) error {
 		pause = 0
 		s.Accepted.Add(1)
 		s.start(nc, l)
+	}
+}
+
+// Stop has Serve accept what waits in the queue of ln, and then end. Who closes ln before resets those connections, which their
+// clients take for open and may have sent a request on.
+func Stop(ln net.Listener) {
+	if d, ok := ln.(interface{ SetDeadline(time.Time) error }); !ok || d.SetDeadline(longAgo) != nil {
+		ln.Close()
 	}
 }
 

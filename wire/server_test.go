@@ -927,6 +927,41 @@ func TestFlood(t *testing.T) {
 	c.expect(200, "GET")
 }
 
+// TestStopTakesTheQueue: who has connected is served, though nobody had accepted the connection yet.
+func TestStopTakesTheQueue(t *testing.T) {
+	s := start(t, nil, echo, nil)
+	s.stop()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var clients []net.Conn
+	for i := range 20 {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, get(fmt.Sprint("/", i)))
+		clients = append(clients, c)
+	}
+	Stop(ln)
+	if err := s.Server.Serve(ln, &Listener{Name: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	for i, c := range clients {
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatalf("client %d: %v", i, err)
+		}
+		if b, _ := io.ReadAll(res.Body); res.StatusCode != 200 || string(b) != fmt.Sprintf("GET a /%d \"\"\n", i) {
+			t.Errorf("client %d: %d %q", i, res.StatusCode, b)
+		}
+	}
+}
+
 // TestDrain drains under load: clients that obey Connection: close lose no request.
 func TestDrain(t *testing.T) {
 	for round := range 2 {
