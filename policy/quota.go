@@ -6,6 +6,7 @@ import (
 
 	"github.com/whygate/whygate/counter"
 	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/wire"
 )
 
 // Quota bounds how many calls each caller may make in a calendar period: this hour, day, week,
@@ -101,7 +102,7 @@ func (c *quotaCheck) who(x *Exchange) (who, per string) {
 	case c.per == "application" && x.Application != nil:
 		return x.Text(c.name, x.Application.Name), "application"
 	}
-	return x.Text(c.name, x.AddrText(countedAddr(x.Client.Addr))), "address"
+	return x.Text(c.name, x.AddrText(wire.CountedAddr(x.Client.Addr))), "address"
 }
 
 func (c *quotaCheck) ask(x *Exchange, call *counter.Call, watch bool) {

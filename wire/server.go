@@ -144,27 +144,46 @@ func (s *Server) start(nc net.Conn, l *Listener) {
 	go c.run(over)
 }
 
+// CountedAddr is what an address counts as in limits: whoever has one IPv6 address has 2^64 of them (RFC 6177).
+func CountedAddr(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a
+}
+
 // remember counts a connection in and says which bound it breaks.
 func (s *Server) remember(c *conn) *Fault {
 	addr := c.call.Peer.Addr()
+	counted := CountedAddr(addr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns[c] = struct{}{}
 	s.active++
-	s.perAddr[addr]++
+	s.perAddr[counted]++
 	if max := c.cfg.MaxConns; max > 0 && s.active > max {
 		return tooLarge(TooManyConns, 503, int64(max), int64(s.active), "fewer connections at once", "this node holds %d connections already", max)
 	}
-	if max := c.cfg.MaxConnsPerAddr; max > 0 && s.perAddr[addr] > max && !s.trusted(addr) {
-		return tooLarge(TooManyFromAddr, 503, int64(max), int64(s.perAddr[addr]), "fewer connections at once", "%v holds %d connections already", addr, max)
+	if max := c.cfg.MaxConnsPerAddr; max > 0 && s.perAddr[counted] > max && !s.trusted(addr) {
+		return tooLarge(TooManyFromAddr, 503, int64(max), int64(s.perAddr[counted]), "fewer connections at once", "%s holds %d connections already", holder(addr), max)
 	}
 	return nil
+}
+
+// holder is who holds the connections of an address.
+func holder(a netip.Addr) string {
+	if counted := CountedAddr(a); counted != a {
+		return counted.String() + "/64"
+	}
+	return a.String()
 }
 
 func (s *Server) trusted(a netip.Addr) bool { return s.Trusted != nil && s.Trusted(a) }
 
 func (s *Server) forget(c *conn) {
-	addr := c.call.Peer.Addr()
+	addr := CountedAddr(c.call.Peer.Addr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.conns[c]; !ok {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -897,6 +898,33 @@ func TestConnectionLimits(t *testing.T) {
 	open(2, TooManyFromAddr)
 	if n := s.TurnedAway.Load(); n != 6 {
 		t.Errorf("%d were turned away", n)
+	}
+}
+
+// TestConnectionsOfANetwork: addresses of IPv6 that one host has by the million count as one.
+func TestConnectionsOfANetwork(t *testing.T) {
+	s := &Server{}
+	s.SetConfig(Config{MaxConnsPerAddr: 2})
+	s.conns, s.perAddr = map[*conn]struct{}{}, map[netip.Addr]int{}
+	var open []*conn
+	for i, c := range []struct {
+		peer string
+		over bool
+	}{{"2001:db8::1", false}, {"2001:db8::2", false}, {"2001:db8::ffff:3", true}, {"2001:db8:0:1::1", false}, {"192.0.2.1", false}, {"192.0.2.2", false}, {"192.0.2.1", false}, {"192.0.2.1", true}} {
+		conn := &conn{srv: s, cfg: s.config.Load()}
+		conn.call.Peer = netip.AddrPortFrom(netip.MustParseAddr(c.peer), uint16(1000+i))
+		f := s.remember(conn)
+		if open = append(open, conn); (f != nil) != c.over {
+			t.Errorf("%d %s: %v", i, c.peer, f)
+		} else if f != nil && strings.Contains(c.peer, ":") && !strings.Contains(f.Text, "2001:db8::/64 holds") {
+			t.Errorf("%d: %s", i, f.Text)
+		}
+	}
+	for _, c := range open {
+		s.forget(c)
+	}
+	if len(s.perAddr) > 0 || s.active != 0 {
+		t.Errorf("left are %v", s.perAddr)
 	}
 }
 

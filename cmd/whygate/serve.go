@@ -108,6 +108,8 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 	if err != nil {
 		return err
 	}
+	// Who reads the log may leave; the runtime ends a process for that unless it ignores the signal.
+	signal.Ignore(syscall.SIGPIPE)
 	most := limitMemory(log)
 	n := &node{app: a, opts: o, log: log}
 	if err := n.open(); err != nil {
