@@ -14,7 +14,9 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,9 +95,15 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range routes {
 		mux.HandleFunc(r.Pattern, func(w http.ResponseWriter, req *http.Request) {
-			if !r.Open && !s.authorized(req) {
+			switch {
+			case s.authorized(req):
+			case !r.Open:
 				w.Header().Set("WWW-Authenticate", `Bearer realm="whygate admin"`)
 				problem(w, 401, "the admin API wants a token", `send "Authorization: Bearer TOKEN"; the token is in the file admin.token of the node's data directory`)
+				return
+			case rebound(req):
+				problem(w, 421, fmt.Sprintf("on loopback the admin API answers to an address or localhost, not to the host %q", short(req.Host)),
+					"call it by http://127.0.0.1; a proxy in front writes that into Host, or sends the token")
 				return
 			}
 			r.handle(s, w, req)
@@ -116,6 +124,22 @@ func (s *Server) Handler() http.Handler {
 func (s *Server) authorized(r *http.Request) bool {
 	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	return ok && s.Token != "" && subtle.ConstantTimeCompare([]byte(given), []byte(s.Token)) == 1
+}
+
+// rebound says that a request which came over loopback calls for a name that somebody else may have pointed here: the page of
+// a foreign site, in a browser on this machine, reads what needs no token so (DNS rebinding).
+func rebound(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if !ok || !local.IP.IsLoopback() {
+		return false
+	}
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err != nil && host != "" && host != "localhost" && !strings.HasSuffix(host, ".localhost")
 }
 
 // Problem is how the admin API says what went wrong (RFC 9457).

@@ -91,6 +91,37 @@ func TestToken(t *testing.T) {
 	}
 }
 
+// A page of a foreign site can have its name lead to this machine, and then reads what needs no token.
+func TestRebinding(t *testing.T) {
+	_, s, _ := start(t, whytest.GatewayDocument("wire", ""))
+	srv := httptest.NewServer(s.Handler())
+	defer srv.Close()
+	for host, want := range map[string]int{"127.0.0.1:9080": 200, "127.0.0.1": 200, "[::1]:9080": 200, "localhost:9080": 200, "LocalHost.": 200, "node.localhost": 200,
+		"evil.example:9080": 421, "evil.example": 421, "127.0.0.1.evil.example": 421, "localhost.evil.example:9080": 421} {
+		for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+			for _, key := range []string{"", token} {
+				req, err := http.NewRequest("GET", srv.URL+path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wanted := want
+				if req.Host = host; key != "" {
+					req.Header.Set("Authorization", "Bearer "+key)
+					wanted = 200
+				}
+				res, err := http.DefaultClient.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Body.Close()
+				if res.StatusCode != wanted {
+					t.Errorf("%s for %s, token %q, answers %d, want %d", path, host, key, res.StatusCode, wanted)
+				}
+			}
+		}
+	}
+}
+
 func TestCalls(t *testing.T) {
 	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
 	n, _, ask := start(t, whytest.API(up.URL, "/", "    - ip-access: {deny: [10.0.0.0/8]}\n    - method: {allow: [GET]}"))

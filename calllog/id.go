@@ -14,7 +14,7 @@ type ID [16]byte
 const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 // NewID makes an id from the time of a call, the node and a number that the node
-// has not used within the same millisecond.
+// does not use again within the same millisecond.
 func NewID(at time.Time, node uint16, n uint64) ID {
 	var id ID
 	binary.BigEndian.PutUint64(id[:8], uint64(at.UnixMilli())<<16|uint64(node))

@@ -147,7 +147,7 @@ type trouble struct {
 }
 
 // Open makes dir, if need be, the journal of this node. It fails only if the
-// directory cannot be used; the caller then serves without records. Old files that
+// directory cannot be used; the caller then serves without records, unless it is ErrInUse. Old files that
 // are torn, foreign or unreadable do not matter to it: Stats names them. A full
 // disk does not either: records are dropped and counted until there is room.
 func Open(dir string, o Options) (*Journal, error) { return open(dir, o, usualTuning()) }
@@ -188,6 +188,14 @@ func open(dir string, o Options, t tuning) (*Journal, error) {
 	return j, nil
 }
 
+// ErrInUse is what errors of Open are where another process has the directory.
+var ErrInUse = errors.New("another process writes there")
+
+type inUse string
+
+func (e inUse) Error() string      { return string(e) }
+func (inUse) Is(target error) bool { return target == ErrInUse }
+
 const useful = "it needs a directory in which this user may make files"
 
 // lockDir makes the directory and takes its lock.
@@ -208,7 +216,7 @@ func lockDir(dir, node string) (*os.File, error) {
 		if line == "" {
 			line = "another process"
 		}
-		return nil, fmt.Errorf("%s writes there; stop it, or give this node a directory of its own", line)
+		return nil, inUse(line + " writes there; stop it, or give this node a directory of its own")
 	}
 	if err != nil {
 		_ = f.Close()

@@ -99,7 +99,7 @@ func evaluate(s *snapshot.Snapshot, q Question, pardoned []string) (*Explanation
 	if err != nil {
 		return nil, err
 	}
-	cfg := serverConfig(s)
+	cfg := serverConfig(s, 0)
 	req, f := wire.ParseRequest(head, &cfg.Limits)
 	x := &policy.Exchange{Explaining: true}
 	if req == nil {

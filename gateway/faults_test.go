@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"golang.org/x/sys/unix"
 
 	"github.com/whygate/whygate/calllog"
@@ -1200,4 +1202,74 @@ func client2(t testing.TB) *http.Client {
 	tr.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 4 * patience}
+}
+
+// rawHTTP2 is an upstream that answers each stream with the fields that its path names, whatever sense they make.
+func rawHTTP2(t *testing.T, answer func(path string) []hpack.HeaderField) (address string) {
+	return whytest.RawUpstream(t, func(nc net.Conn, r *bufio.Reader) {
+		if _, err := io.ReadFull(r, make([]byte, len(http2.ClientPreface))); err != nil {
+			return
+		}
+		fr := http2.NewFramer(nc, r)
+		fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+		fr.WriteSettings()
+		var block bytes.Buffer
+		enc := hpack.NewEncoder(&block)
+		for {
+			f, err := fr.ReadFrame()
+			if err != nil {
+				return
+			}
+			switch f := f.(type) {
+			case *http2.SettingsFrame:
+				if !f.IsAck() {
+					fr.WriteSettingsAck()
+				}
+			case *http2.MetaHeadersFrame:
+				block.Reset()
+				for _, field := range answer(f.PseudoValue("path")) {
+					enc.WriteField(field)
+				}
+				for rest, first := block.Bytes(), true; first || len(rest) > 0; first = false {
+					n := min(len(rest), 16000)
+					if first {
+						fr.WriteHeaders(http2.HeadersFrameParam{StreamID: f.StreamID, BlockFragment: rest[:n], EndHeaders: n == len(rest), EndStream: true})
+					} else {
+						fr.WriteContinuation(f.StreamID, n == len(rest), rest[:n])
+					}
+					rest = rest[n:]
+				}
+			}
+		}
+	})
+}
+
+// Heads of HTTP/2 are held to the bounds of those of HTTP/1.1, and none has a call wait for ever.
+func TestForeignHeadsOfHTTP2Upstream(t *testing.T) {
+	t.Parallel()
+	up := rawHTTP2(t, func(path string) []hpack.HeaderField {
+		status, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+		fields := []hpack.HeaderField{{Name: ":status", Value: status}}
+		switch rest {
+		case "large":
+			fields = append(fields, hpack.HeaderField{Name: "x-large", Value: strings.Repeat("x", 200<<10)})
+		case "many":
+			for i := range 1000 {
+				fields = append(fields, hpack.HeaderField{Name: fmt.Sprintf("x-%d", i), Value: "y"})
+			}
+		}
+		return fields
+	})
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		n := whytest.Start(t, engine, upstreamSpec(whytest.API("http://"+up, "/", ""), "protocol: h2, "+quick))
+		for _, path := range []string{"/0", "/-5", "/42", "/099", "/600", "/999", "/70000", "/x", "/200/large", "/200/many", "/101"} {
+			a := n.Call("GET", path, "")
+			if rec := n.Record(a); a.StatusCode != 502 || rec.Reason != "upstream.broken" {
+				t.Errorf("%s: %d, record %q", path, a.StatusCode, rec.Reason)
+			}
+		}
+		if a := n.Call("GET", "/204", ""); a.StatusCode != 204 {
+			t.Errorf("%d %s", a.StatusCode, a.Body)
+		}
+	})
 }

@@ -44,8 +44,7 @@ type Gateway struct {
 	swap    sync.Mutex // one Apply at a time
 
 	nodeID  uint16
-	secret  uint64
-	makers  atomic.Uint32
+	stripes atomic.Uint32
 	calls   sync.Pool
 	misses  missBudget
 	lookups lookups
@@ -68,11 +67,11 @@ func New(node string, log *slog.Logger, journal Recorder, quotas *counter.Quotas
 	g := &Gateway{
 		Node: node, Log: log, Journal: journal, Quotas: quotas,
 		Metrics: &metric.Registry{}, Memory: counter.NewMemory(), Watch: wire.NewWatch(),
-		nodeID: uint16(h.Sum32()), secret: rand.Uint64(), open: map[string]*opened{},
+		nodeID: uint16(h.Sum32()), open: map[string]*opened{},
 	}
 	g.unknown = g.Metrics.Route("", "", "", "none")
 	g.server = wire.Server{Handler: g, Watch: g.Watch, Log: log, Trusted: g.trusted}
-	g.calls.New = func() any { return &call{g: g, maker: uint64(g.makers.Add(1)) << 32} }
+	g.calls.New = func() any { return &call{g: g, stripe: g.stripes.Add(1)} }
 	return g
 }
 
@@ -92,7 +91,7 @@ func (g *Gateway) Apply(s *snapshot.Snapshot) {
 	g.swap.Lock()
 	defer g.swap.Unlock()
 	s.Activate()
-	g.server.SetConfig(g.serverConfig(s))
+	g.server.SetConfig(serverConfig(s, g.MemoryLimit))
 	before := g.current.Swap(s)
 	if before != nil {
 		before.Retire(s)
@@ -119,16 +118,11 @@ func (g *Gateway) Close() {
 	g.Watch.Close()
 }
 
-// newID makes the id of a call. The last half is unique without being countable, so that
-// strangers do not learn from ids how many calls there are.
-func (g *Gateway) newID(c *call, now time.Time) calllog.ID {
-	c.made++
-	n := c.maker | uint64(c.made)
-	// A bijection: different numbers stay different.
-	n = (n ^ g.secret) * 0x9E3779B97F4A7C15
-	n ^= n >> 32
-	n *= 0xD6E8FEB86659FD93
-	return calllog.NewID(now, g.nodeID, n)
+// newID makes the id of a call. Its last half comes from a generator that cannot be predicted (ChaCha8), and repeats itself
+// within a millisecond once in ages: whoever knows the ids of some calls neither finds those of others, which they could ask
+// the gateway about, nor how many calls there are.
+func (g *Gateway) newID(now time.Time) calllog.ID {
+	return calllog.NewID(now, g.nodeID, rand.Uint64())
 }
 
 // missBudget bounds how many near misses are looked for per second: looking costs more than

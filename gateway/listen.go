@@ -19,6 +19,13 @@ type opened struct {
 	done chan struct{}
 }
 
+// close loses no connection that was made.
+func (o *opened) close() {
+	wire.Stop(o.ln)
+	<-o.done
+	o.ln.Close()
+}
+
 // form is what cannot be changed while a listener is open.
 type form struct {
 	name, address             string
@@ -41,8 +48,7 @@ func (g *Gateway) Listen() error {
 	}
 	for address, o := range g.open {
 		if wanted[address] != o.form {
-			o.ln.Close()
-			<-o.done
+			o.close()
 			delete(g.open, address)
 			g.Log.Info("listener closed", "listener", o.form.name, "address", address)
 		}
@@ -120,14 +126,13 @@ func (g *Gateway) closeListeners() {
 	g.listening.Lock()
 	defer g.listening.Unlock()
 	for address, o := range g.open {
-		o.ln.Close()
-		<-o.done
+		o.close()
 		delete(g.open, address)
 	}
 }
 
-// serverConfig is what the HTTP server needs of the documents.
-func (g *Gateway) serverConfig(s *snapshot.Snapshot) wire.Config {
+// serverConfig is what the HTTP server needs of the documents, in a process that may use so much memory, 0 for no limit.
+func serverConfig(s *snapshot.Snapshot, memory int64) wire.Config {
 	l, t := s.Gateway.Limits, s.Gateway.Timeouts
 	c := wire.Config{
 		Limits:        wire.Limits{HeaderBytes: int(l.HeaderBytes), HeaderCount: l.HeaderCount, URIBytes: int(l.URIBytes)},
@@ -143,7 +148,7 @@ func (g *Gateway) serverConfig(s *snapshot.Snapshot) wire.Config {
 		c.Underscores = wire.UnderscoreAllow
 	}
 	if c.MaxConns == 0 {
-		c.MaxConns = connectionsFor(descriptors(), g.MemoryLimit)
+		c.MaxConns = connectionsFor(descriptors(), memory)
 	}
 	return c
 }

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -125,5 +126,30 @@ func TestLookupKeepsAddresses(t *testing.T) {
 		if a.StatusCode != 200 || !strings.Contains(a.Body, "ip-access.") || strings.Contains(a.Body, "198.51.100.77") != told {
 			t.Errorf("%s: %d %s", from, a.StatusCode, a.Body)
 		}
+	}
+}
+
+// Who has the ids of calls finds no others near them: an id opens a lookup. They were once a counter behind multiplications, which
+// anybody can undo.
+func TestIDsTellNothing(t *testing.T) {
+	t.Parallel()
+	n := whytest.Start(t, "wire", whytest.GatewayDocument("wire", ""))
+	inverse := func(a uint64) (x uint64) { // modulo 2^64, by Newton's method
+		for x = a; a*x != 1; x *= 2 - a*x {
+		}
+		return x
+	}
+	var before uint64
+	for i := range 5 {
+		id, err := calllog.ParseID(n.Call("GET", "/.well-known/whygate/whoami", "").Header.Get("Whygate-Call"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := binary.BigEndian.Uint64(id[8:]) * inverse(0xD6E8FEB86659FD93)
+		u = (u ^ u>>32) * inverse(0x9E3779B97F4A7C15)
+		if step := u ^ before; i > 0 && step < 1<<24 {
+			t.Errorf("the id %v is %d steps from the one before", id, step)
+		}
+		before = u
 	}
 }

@@ -29,7 +29,7 @@ func (c *call) record() {
 		c.g.Unrecorded.Add(1)
 		return
 	}
-	r.Method, r.Host, r.Path = x.Method, x.Host, pathOf(x.Target)
+	r.Method, r.Host, r.Path = x.Method, x.Host, wire.Shown(x.Target)
 	r.Listener = c.w.Listener.Name
 	r.Client, r.Peer = x.Client.Addr, x.Client.Peer
 	r.UserAgent = x.Fields.Get(wire.UserAgent)
@@ -130,16 +130,6 @@ func (c *call) amend(f calllog.Flags) {
 	if c.g.Journal != nil && c.recorded {
 		c.g.Journal.Amend(c.ref, f, c.rec.BytesOut, time.Since(c.w.Start))
 	}
-}
-
-// pathOf cuts the query off a target: queries hold secrets.
-func pathOf(target string) string {
-	for i := 0; i < len(target); i++ {
-		if target[i] == '?' {
-			return target[:i]
-		}
-	}
-	return target
 }
 
 // traceID is the second part of a W3C traceparent, if that has the right form.

@@ -38,8 +38,7 @@ type call struct {
 	filters  []policy.Transform // of the answer
 
 	stats  *metric.Route
-	maker  uint64 // number of this call's memory in the upper half, for ids and stripes
-	made   uint32 // calls made with it
+	stripe uint32 // number of this call's memory, for counters that are kept in stripes
 	idText [26]byte
 }
 
@@ -81,7 +80,7 @@ func (g *Gateway) begin(w *wire.Call) *call {
 	c.w, c.snap, c.route = w, g.current.Load(), nil
 	c.recorded, c.pieceIn, c.head.Close = false, 0, false
 	c.detail = Detail{}
-	c.id = g.newID(c, w.Start)
+	c.id = g.newID(w.Start)
 	x := &c.x
 	x.Reset(&w.Request, w.Start)
 	x.TLS = w.TLS
@@ -158,7 +157,7 @@ func (c *call) match() bool {
 // count counts the call in; end counts it out.
 func (c *call) count(r *metric.Route) {
 	c.stats = r
-	r.Begin(uint32(c.maker >> 32))
+	r.Begin(c.stripe)
 }
 
 // isPreflight says that a browser asks whether it may make another call (Fetch standard, CORS-preflight request).
@@ -238,7 +237,7 @@ func (c *call) end() {
 	}
 	c.x.Finish()
 	if c.stats != nil {
-		c.stats.End(uint32(c.maker>>32), int(c.rec.Status), c.rec.Duration, c.rec.BytesIn, c.rec.BytesOut)
+		c.stats.End(c.stripe, int(c.rec.Status), c.rec.Duration, c.rec.BytesIn, c.rec.BytesOut)
 	}
 	clear(c.filters[:cap(c.filters)])
 	c.filters = c.filters[:0]

@@ -315,7 +315,7 @@ func (c *AnyOf) missing(x *Exchange) reason.Verdict {
 	x.challenge(challenges)
 	facts := []reason.Fact{reason.Public("wanted", "one of: "+c.Wants()).At(c.at), x.OwnerFact()}
 	// What one method does not look at, another one may have said more of.
-	others := func(s string) bool { return strings.HasPrefix(s, "Authorization carries ") }
+	others := func(s string) bool { return strings.HasPrefix(s, carries) }
 	if slices.ContainsFunc(slips, func(s string) bool { return !others(s) }) {
 		slips = slices.DeleteFunc(slips, others)
 	}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -309,12 +310,12 @@ func (c *basicCheck) missing(x *Exchange) reason.Verdict {
 	facts := []reason.Fact{reason.Public("wanted", c.Wants()).At(c.at), x.OwnerFact()}
 	if v, ok := x.Fields.Find(wire.Authorization); ok {
 		slip := "the header Authorization is there and empty"
-		if scheme, rest, _ := strings.Cut(v, " "); strings.HasPrefix(v, "eyJ") && strings.Count(v, ".") == 2 { // a JWT
-			slip = "Authorization carries a token, which is not looked at"
-		} else if rest == "" && v != "" {
+		if strings.HasPrefix(v, "eyJ") && strings.Count(v, ".") == 2 { // a JWT
+			slip = carriesOther("a token")
+		} else if !strings.Contains(v, " ") && v != "" {
 			slip = "the header Authorization names no scheme: the word Basic is missing"
 		} else if v != "" {
-			slip = "Authorization carries " + excerpt(scheme, 16) + ", which is not looked at"
+			slip = carriesOther(cmp.Or(schemeOf(v), "something"))
 		}
 		facts = append(facts, reason.Public("slip", slip))
 	}

@@ -70,6 +70,7 @@ func TestBasic(t *testing.T) {
 		{"basic.missing", "carries Bearer, which is not looked at", "Authorization: Bearer x"},
 		{"basic.missing", "the word Basic is missing", "Authorization: " + encode("ann:x")},
 		{"basic.missing", "is there and empty", "Authorization:"},
+		{"basic.missing", "carries something, which is not looked at", "Authorization: s3cret more"},
 		{"basic.malformed", "nothing stands behind Basic", "Authorization: Basic"},
 		{"basic.malformed", "no base64", "Authorization: Basic ann:password"},
 		{"basic.malformed", "no colon", "Authorization: Basic " + encode("ann")},

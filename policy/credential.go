@@ -109,6 +109,26 @@ func (x *Exchange) refusePreflight(wants string, at *reason.Source) reason.Verdi
 		reason.Public("method", strings.Clone(x.Fields.Get(wire.AccessControlRequestMethod))), x.OwnerFact())
 }
 
+// schemes of authentication: those of IANA's registry that are in use, and others that clients are known to send.
+var schemes = []string{"Bearer", "Basic", "Digest", "DPoP", "GNAP", "Hawk", "HMAC", "HOBA", "JWT", "Key", "Mutual", "Negotiate", "NTLM", "OAuth", "PrivateToken",
+	"SCRAM-SHA-1", "SCRAM-SHA-256", "Signature", "Token", "vapid", "ApiKey", "Api-Key", "AWS4-HMAC-SHA256", "SharedKey", "GoogleLogin"}
+
+// schemeOf is the scheme of an Authorization field, "" if that names none that is known: then its first word may be a
+// secret, and is not repeated.
+func schemeOf(v string) string {
+	for _, s := range schemes {
+		if hasPrefixFold(v, s) && len(v) > len(s) && v[len(s)] == ' ' {
+			return s
+		}
+	}
+	return ""
+}
+
+// carries begins what is said of an Authorization field that is for somebody else.
+const carries = "Authorization carries "
+
+func carriesOther(what string) string { return carries + what + ", which is not looked at" }
+
 // quote makes a quoted-string (RFC 9110 §5.6.4).
 func quote(s string) string {
 	if strings.ContainsAny(s, `"\`) {

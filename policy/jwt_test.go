@@ -179,6 +179,7 @@ func TestJWT(t *testing.T) {
 		{"jwt.missing", "Authorization carries Token, which is not looked at", "Token abc"},
 		{"jwt.malformed", "several tokens with commas between them", "Bearer " + good + ", Bearer " + good},
 		{"jwt.missing", "Authorization carries Basic", "Basic eA=="},
+		{"jwt.missing", `something is there without the word "Bearer"`, "s3cret more"},
 		{"jwt.malformed", `the word "Bearer" once more`, "Bearer Bearer " + good},
 		{"jwt.malformed", "wrapped in quotes", `Bearer "` + good + `"`},
 		{"jwt.malformed", "spaces in it", "Bearer " + parts[0] + ". " + parts[1] + "." + parts[2]},

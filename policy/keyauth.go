@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -219,14 +220,11 @@ func (c *keyCheck) missing(x *Exchange) reason.Verdict {
 		case c.Header != "" && wire.EqualFold(f.Name, c.Header):
 			slip = "the header " + c.Header + " is there and empty"
 		case f.ID == wire.Authorization && !c.Bearer:
-			scheme, rest, _ := strings.Cut(f.Value, " ")
-			switch {
-			case consumer.LooksLikeKey(f.Value) || consumer.LooksLikeKey(rest):
-				scheme = "a key of this gateway"
-			case rest == "" || len(scheme) > 16 || !wire.IsToken(scheme): // it may be the key itself
-				scheme = "something"
+			what := cmp.Or(schemeOf(f.Value), "something")
+			if _, rest, _ := strings.Cut(f.Value, " "); consumer.LooksLikeKey(f.Value) || consumer.LooksLikeKey(rest) {
+				what = "a key of this gateway"
 			}
-			slip = "Authorization carries " + strings.Clone(scheme) + ", which is not looked at"
+			slip = carriesOther(what)
 		case f.ID == wire.OtherField && looksLikeKeyHeader(f.Name):
 			slip = "the header " + strings.Clone(f.Name) + " is there, which is not looked at"
 		}

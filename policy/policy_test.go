@@ -320,7 +320,8 @@ func TestKeyAuth(t *testing.T) {
 	inHeader := b.check("key-auth", `{}`)
 	wants(t, inHeader.Check(b.call("GET /", "X-Api-Key: eyJhbGciOiJub25lIn0.e30.")), "key.unknown", "it is a token (JWT), and no API key")
 	for line, text := range map[string]string{"Authorization: Bearer " + key: "a key of this gateway", "Authorization: " + key: "a key of this gateway",
-		"Authorization: s3cret-of-mine": "something", "Authorization: s3cret=of more": "something", "Authorization: Basic eDp5": "Basic"} {
+		"Authorization: s3cret-of-mine": "something", "Authorization: s3cret=of more": "something", "Authorization: s3cret more": "something",
+		"Authorization: token more": "Token", "Authorization: Basic eDp5": "Basic"} {
 		v := inHeader.Check(b.call("GET /", line))
 		wants(t, v, "key.missing", "Authorization carries "+text+", which is not looked at")
 	}

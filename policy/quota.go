@@ -7,6 +7,7 @@ import (
 
 	"github.com/whygate/whygate/counter"
 	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/wire"
 )
 
 // Quota bounds how many calls each caller may make in a calendar period: this hour, day, week,
@@ -106,7 +107,7 @@ func (c *quotaCheck) who(x *Exchange) (who, per string) {
 	case c.per == "application" && x.Application != nil:
 		return x.Text(c.named, x.Application.Name), "application"
 	}
-	return x.Text(c.named, x.AddrText(countedAddr(x.Client.Addr))), "address"
+	return x.Text(c.named, x.AddrText(wire.CountedAddr(x.Client.Addr))), "address"
 }
 
 func (c *quotaCheck) ask(x *Exchange, call *counter.Call, watch bool) {
@@ -155,7 +156,7 @@ func (q *quotaOf) check(x *Exchange, name, per string) reason.Verdict {
 		}
 		res = q.quotas.Take(name, limit, p, x.Now, x.Explaining)
 	}
-	tightest := !x.limited || res.Left < x.Tightest.Left
+	tightest := !x.Limited || res.Left < x.Tightest.Left
 	x.limit(res)
 	if tightest && !x.Explaining || !res.OK {
 		q.tell(x, limit, p, res.Left)

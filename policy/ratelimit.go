@@ -1,13 +1,13 @@
 package policy
 
 import (
-	"net/netip"
 	"strconv"
 	"time"
 
 	"github.com/whygate/whygate/counter"
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/resource"
+	"github.com/whygate/whygate/wire"
 )
 
 // RateLimit bounds how fast each caller may call.
@@ -119,7 +119,7 @@ func (c *rateCheck) who(x *Exchange) (who, per string) {
 	case c.per == "application" && x.Application != nil:
 		return x.Application.Name, "application"
 	}
-	return x.AddrText(countedAddr(x.Client.Addr)), "address"
+	return x.AddrText(wire.CountedAddr(x.Client.Addr)), "address"
 }
 
 func (c *rateCheck) ask(x *Exchange, call *counter.Call, watch bool) {
@@ -130,16 +130,6 @@ func (c *rateCheck) ask(x *Exchange, call *counter.Call, watch bool) {
 		who, _ := c.who(x)
 		call.Rate(&c.limitOf, c.asked, who, n, watch)
 	}
-}
-
-// countedAddr: whoever has one IPv6 address has 2^64 of them.
-func countedAddr(a netip.Addr) netip.Addr {
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return a
 }
 
 // Impersonal says that calls are counted, and cost, the same whoever makes them.
@@ -316,5 +306,5 @@ func (x *Exchange) counterText(per string) string {
 	} else if x.Client.Announced.IsValid() {
 		from = "the PROXY header"
 	}
-	return "address " + countedAddr(x.Client.Addr).String() + " (" + from + ")"
+	return "address " + wire.CountedAddr(x.Client.Addr).String() + " (" + from + ")"
 }

@@ -194,12 +194,12 @@ func (p *places) slip(x *Exchange) (slip string) {
 		lower := strings.ToLower(f.Name)
 		switch {
 		case f.ID == wire.Authorization && p.id == wire.Authorization:
-			scheme, rest, _ := strings.Cut(f.Value, " ")
+			scheme := schemeOf(f.Value)
 			bare := strings.TrimLeft(f.Value, `"'`)
 			switch {
 			case f.Value == "":
 				slip = "the header Authorization is there and empty"
-			case wire.EqualFold(scheme, "bearer"):
+			case scheme == "Bearer" || wire.EqualFold(f.Value, "bearer"):
 				slip = "the word Bearer is there, and no token behind it"
 			case strings.HasPrefix(bare, "eyJ"):
 				slip = `a token is there without the word "Bearer" before it`
@@ -209,12 +209,12 @@ func (p *places) slip(x *Exchange) (slip string) {
 				slip = "the word Bearer is there, and " + strconv.Quote(f.Value[6:7]) + " behind it where a space is due"
 			case hasPrefixFold(f.Value, "bearer"):
 				slip = `the word Bearer is there, and no space between it and the token`
-			case (wire.EqualFold(scheme, "jwt") || wire.EqualFold(scheme, "token")) && strings.HasPrefix(rest, "eyJ"):
-				slip = "a token is there behind the word " + strings.Clone(scheme) + ", which has to be Bearer"
-			case rest == "" || len(scheme) > 16 || !wire.IsToken(scheme):
+			case (scheme == "JWT" || scheme == "Token") && strings.HasPrefix(f.Value[len(scheme)+1:], "eyJ"):
+				slip = "a token is there behind the word " + scheme + ", which has to be Bearer"
+			case scheme == "":
 				slip = `something is there without the word "Bearer" before it`
 			default:
-				slip = "Authorization carries " + strings.Clone(scheme) + ", which is not looked at"
+				slip = carriesOther(scheme)
 			}
 		case f.ID == wire.Authorization:
 			slip = "the header Authorization is there, which is not looked at"

@@ -139,8 +139,8 @@ type Limits struct {
 	// Connections is how many client connections a node holds at once. 0 derives it from what the node may use: two
 	// thirds of the files that it may open, and one for each 32 KiB of half the memory of its control group.
 	Connections int `json:"connections" min:"0"`
-	// ConnectionsPerAddress is how many connections one address may hold at once; trusted
-	// proxies are exempt. 0 lifts the bound.
+	// ConnectionsPerAddress is how many connections one address may hold at once, of IPv6 one network
+	// of 64 bits; trusted proxies are exempt. 0 lifts the bound.
 	ConnectionsPerAddress int `json:"connectionsPerAddress" default:"200" min:"0"`
 	// Streams is how many calls one HTTP/2 connection may have in flight.
 	Streams int `json:"streams" default:"100" min:"1" max:"10000"`

@@ -11,6 +11,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -62,9 +63,11 @@ func (t *Target) newTransport() *http.Transport {
 		Protocols:          p,
 		DisableCompression: true,
 		IdleConnTimeout:    time.Duration(t.up.Spec.Connections.IdleFor),
-		DialContext:        dial,
-		DialTLSContext:     dial,
-		HTTP2:              &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+		// Which net/http counts with 32 bytes for each field.
+		MaxResponseHeaderBytes: int64(t.up.limits.HeaderBytes),
+		DialContext:            dial,
+		DialTLSContext:         dial,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 	}
 }
 
@@ -240,9 +243,23 @@ func (s *stream) ReadHead(method string, timeout time.Duration) error {
 		}
 		s.res = r.res
 		s.head = wire.Response{Status: r.res.StatusCode, Proto: 20, Fields: fieldsOf(r.res.Header), Length: r.res.ContentLength}
+		if f := s.fault(); f != nil {
+			return f
+		}
 		s.done = method == "HEAD" || r.res.StatusCode == 304 || r.res.StatusCode == 204
 		return nil
 	}
+}
+
+// fault says what net/http lets pass in the final head, and HTTP/1.1 would not.
+func (s *stream) fault() *wire.Fault {
+	switch lim := &s.t.up.limits; {
+	case s.head.Status < 200 || s.head.Status > 599:
+		return &wire.Fault{Rule: wire.BadRequestLine, Wanted: "a status from 200 to 599", Text: "the status " + strconv.Itoa(s.head.Status)}
+	case len(s.head.Fields) > lim.HeaderCount:
+		return &wire.Fault{Rule: wire.TooManyHeaders, Wanted: "fewer header fields", Text: strconv.Itoa(len(s.head.Fields)) + " header fields", Limit: int64(lim.HeaderCount), Seen: int64(len(s.head.Fields))}
+	}
+	return nil
 }
 
 // fieldsOf lists header fields in one order; HTTP/2 libraries do not keep the sender's.

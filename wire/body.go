@@ -225,7 +225,7 @@ func (b *body) chunkLine() error {
 			return err
 		}
 		if len(line) != 0 {
-			return fault(BadChunkEnd, "CRLF after the data of a chunk", "%s after the data of a chunk", excerpt(string(line), 20))
+			return fault(BadChunkEnd, "CRLF after the data of a chunk", "a line of %d bytes right after the data of a chunk", len(line))
 		}
 		b.crlf = false
 	}
@@ -237,16 +237,16 @@ func (b *body) chunkLine() error {
 	var size int64
 	for ; n < len(line) && is(line[n], hexByte); n++ {
 		if size > maxChunk>>4 { // before the shift: what overflows could pass for 0, the end of the body
-			return fault(BadChunkSize, "a smaller chunk", "the chunk size %s", excerpt(string(line), 40))
+			return fault(BadChunkSize, "a smaller chunk", "a chunk of 2^60 bytes or more")
 		}
 		size = size<<4 | int64(unhex[line[n]])
 	}
 	if n == 0 || n > 16 {
-		return fault(BadChunkSize, "a hexadecimal number of at most 16 digits", "the chunk size %s", excerpt(string(line), 40))
+		return badChunkSize(line, n)
 	}
 	ext := line[n:]
 	if len(ext) > 0 && ext[0] != ';' { // nor white space, which RFC 9112 §7.1.1 calls bad
-		return fault(BadChunkSize, "a hexadecimal number", "the chunk size %s", excerpt(string(line), 40))
+		return badChunkSize(line, n)
 	}
 	for _, c := range ext {
 		if !is(c, valueByte) {
@@ -263,6 +263,19 @@ func (b *body) chunkLine() error {
 		return nil
 	}
 	return b.trailer()
+}
+
+// badChunkSize tells of a line whose first n bytes are hexadecimal digits. Others are content, where a chunk was longer than
+// it said.
+func badChunkSize(line []byte, n int) *Fault {
+	const wanted = "a hexadecimal number of at most 16 digits"
+	switch {
+	case n > 16:
+		return fault(BadChunkSize, wanted, "a chunk size of %d digits", n)
+	case n < len(line):
+		return fault(BadChunkSize, wanted, "byte 0x%02X at position %d of a chunk size", line[n], n)
+	}
+	return fault(BadChunkSize, wanted, "an empty line where the size of a chunk was due")
 }
 
 // neverTrailer are fields that must not come after the body, since they steer framing,

@@ -1,6 +1,9 @@
 package wire
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Rule names the rule of the grammar that a message broke. Rules are facts of the
 // reason request.malformed and part of the public surface.
@@ -58,7 +61,9 @@ const (
 )
 
 // Fault is a message that broke a rule. It carries the facts: what was there and
-// where. As an error it reads well in a log.
+// where. As an error it reads well in a log. It never quotes what may be a secret: a header
+// value, a query, user information, content. Whoever frames a message wrongly has any of them
+// stand where a name or a number was due.
 type Fault struct {
 	Rule   Rule
 	Status int    // of the answer: 400, 408, 413, 414, 417, 431, 501 or 505
@@ -82,12 +87,30 @@ func tooLarge(r Rule, status int, limit, seen int64, wanted, format string, args
 	return f
 }
 
-// excerpt is at most n bytes of s, for quoting in a Fault. The copy outlives the call.
+// excerpt is at most n bytes of s, which is no secret, for quoting in a Fault. The copy outlives the call.
 func excerpt(s string, n int) string {
 	if len(s) > n {
 		return fmt.Sprintf("%q…", s[:n])
 	}
 	return fmt.Sprintf("%q", s)
+}
+
+// begins says which name known to everybody a text begins with, or nothing: what is not known
+// may be a secret that stands in the wrong place.
+func begins(s string) string {
+	n := 0
+	for n < len(s) && is(s[n], tokenByte) {
+		n++
+	}
+	if FieldIDOf(s[:n]) != OtherField {
+		return ", which begins with " + strings.Clone(s[:n])
+	}
+	for _, m := range [...]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} {
+		if strings.HasPrefix(s, m) {
+			return ", which begins with " + m
+		}
+	}
+	return ""
 }
 
 // Rules lists all rules, for the reference.

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"strings"
 )
@@ -65,7 +66,7 @@ func headEnd(b []byte, scanned *int) (int, *Fault) {
 		}
 		n += i
 		if n == 0 || b[n-1] != '\r' {
-			return 0, fault(BareLF, "lines that end in CRLF", "line %d ends in LF alone: %s", bytes.Count(b[:n], []byte{'\n'})+1, excerpt(string(b[lineStart(b, n):n]), 60))
+			return 0, bareLF(b[:n])
 		}
 		if n == i+1 && i > 0 || n == 1 { // an empty line
 			return n + 1, nil
@@ -74,7 +75,15 @@ func headEnd(b []byte, scanned *int) (int, *Fault) {
 	}
 }
 
-func lineStart(b []byte, n int) int { return bytes.LastIndexByte(b[:n], '\n') + 1 }
+// bareLF tells of the last line of b, which no CR ends.
+func bareLF(b []byte) *Fault {
+	number, last := bytes.Count(b, []byte{'\n'})+1, string(b[bytes.LastIndexByte(b, '\n')+1:])
+	what := ""
+	if name, _, ok := strings.Cut(last, ":"); ok && number > 1 && IsToken(name) {
+		what = ", the header field " + excerpt(name, 60)
+	}
+	return fault(BareLF, "lines that end in CRLF", "line %d ends in LF alone%s", number, what)
+}
 
 // parse reads a whole request head, empty line included. arena takes what cannot point
 // into b.
@@ -97,7 +106,7 @@ func (r *Request) requestLine(line string, lim *Limits) *Fault {
 	sp := strings.IndexByte(line, ' ')
 	end := strings.LastIndexByte(line, ' ')
 	if sp <= 0 || end <= sp {
-		return fault(BadRequestLine, "METHOD target HTTP/1.1", "the request line %s", excerpt(line, 80))
+		return fault(BadRequestLine, "METHOD target HTTP/1.1", "a first line of %d bytes that is no request line%s", len(line), begins(line))
 	}
 	r.Method, r.Target = line[:sp], line[sp+1:end]
 	if !all(r.Method, tokenByte) {
@@ -114,6 +123,9 @@ func (r *Request) requestLine(line string, lim *Limits) *Fault {
 		}
 		if len(v) == 8 && v[:5] == "HTTP/" && v[6] == '.' && digits(v[5:6]) && digits(v[7:8]) {
 			return unsupported(v)
+		}
+		if !strings.HasPrefix(v, "HTTP") {
+			return fault(BadVersion, "HTTP/1.1 or HTTP/1.0", "a request line of %d bytes without a version at its end", len(line))
 		}
 		return fault(BadVersion, "HTTP/1.1 or HTTP/1.0", "the version %s", excerpt(v, 20))
 	}
@@ -132,7 +144,14 @@ func (r *Request) requestLine(line string, lim *Limits) *Fault {
 }
 
 func badMethod(method string) *Fault {
-	return fault(BadMethod, "a method of letters", "the method %s", excerpt(method, 40))
+	i := 0
+	for i < len(method) && is(method[i], tokenByte) {
+		i++
+	}
+	if i == len(method) {
+		return fault(BadMethod, "a method of letters", "no method")
+	}
+	return fault(BadMethod, "a method of letters", "byte 0x%02X at position %d of the method", method[i], i)
 }
 
 func unsupported(version string) *Fault {
@@ -142,7 +161,7 @@ func unsupported(version string) *Fault {
 // parseFields reads header lines up to the empty line that ends b.
 func parseFields(b []byte, into *Fields, lim *Limits) *Fault {
 	fields := (*into)[:0]
-	for {
+	for number := 2; ; number++ {
 		i := bytes.IndexByte(b, '\n')
 		if i < 0 {
 			panic("BUG: a head without an end reached the parser")
@@ -158,6 +177,7 @@ func parseFields(b []byte, into *Fields, lim *Limits) *Fault {
 		}
 		name, value, f := splitField(line, lim)
 		if f != nil {
+			f.Text = fmt.Sprintf("line %d: %s", number, f.Text)
 			return f
 		}
 		if name == "" {
@@ -172,10 +192,10 @@ func parseFields(b []byte, into *Fields, lim *Limits) *Fault {
 func splitField(line string, lim *Limits) (name, value string, f *Fault) {
 	colon := strings.IndexByte(line, ':')
 	if line[0] == ' ' || line[0] == '\t' {
-		return "", "", fault(ObsFold, "a header field on one line", "a header line begins with white space: %s", excerpt(line, 60))
+		return "", "", fault(ObsFold, "a header field on one line", "a header line of %d bytes begins with white space", len(line))
 	}
 	if colon < 0 {
-		return "", "", fault(MissingColon, "Name: value", "a header line without a colon: %s", excerpt(line, 60))
+		return "", "", fault(MissingColon, "Name: value", "a header line of %d bytes without a colon%s", len(line), begins(line))
 	}
 	name = line[:colon]
 	every, some := uint8(tokenByte), uint8(0)
@@ -184,7 +204,7 @@ func splitField(line string, lim *Limits) (name, value string, f *Fault) {
 		some |= class[name[i]]
 	}
 	if every == 0 || name == "" {
-		return "", "", badName(line, name)
+		return "", "", badName(name)
 	}
 	value = trim(line[colon+1:])
 	if !isValue(value) {
@@ -199,7 +219,7 @@ func splitField(line string, lim *Limits) (name, value string, f *Fault) {
 	return name, value, nil
 }
 
-func badName(line, name string) *Fault {
+func badName(name string) *Fault {
 	for i := 0; i < len(name); i++ {
 		if is(name[i], tokenByte) {
 			continue
@@ -207,9 +227,9 @@ func badName(line, name string) *Fault {
 		if trim(name[i:]) == "" {
 			return fault(SpaceBeforeColon, "the colon right after the name", "white space between %s and its colon", excerpt(name[:i], 60))
 		}
-		return fault(BadFieldName, "a name of letters, digits and -", "byte 0x%02X in the header name %s", name[i], excerpt(name, 60))
+		return fault(BadFieldName, "a name of letters, digits and -", "byte 0x%02X at position %d of a header name%s", name[i], i, begins(name))
 	}
-	return fault(BadFieldName, "Name: value", "a header line without a name: %s", excerpt(line, 60))
+	return fault(BadFieldName, "Name: value", "a header line without a name")
 }
 
 func badValue(name, value string) *Fault {
@@ -327,7 +347,7 @@ func badLength(value string) *Fault {
 }
 
 func connectFault(target string) *Fault {
-	return fault(ConnectMethod, "a method other than CONNECT", "CONNECT %s", excerpt(target, 80)).status(501)
+	return fault(ConnectMethod, "a method other than CONNECT", "CONNECT %s", excerpt(Shown(target), 80)).status(501)
 }
 
 // setHost settles which host the call is for (RFC 9112 §3.2).
@@ -341,7 +361,7 @@ func (r *Request) setHost(host string, hosts int, arena *[]byte) *Fault {
 	r.Authority = host
 	if r.absolute != "" {
 		if hosts == 1 && !equalFold(host, r.absolute) {
-			return fault(AbsoluteConflict, "a Host that repeats the authority of the target", "target for %s, Host: %s", excerpt(r.absolute, 60), excerpt(host, 60))
+			return fault(AbsoluteConflict, "a Host that repeats the authority of the target", "target for %s, Host: %s", excerpt(r.absolute, 60), excerpt(Shown(host), 60))
 		}
 		r.Authority = r.absolute
 	}
@@ -361,7 +381,7 @@ func (r *Request) splitAuthority(arena *[]byte) *Fault {
 	if literal {
 		end := strings.IndexByte(a, ']')
 		if end < 0 || !isIPv6(a[1:end]) {
-			return fault(BadHost, "[IPv6 address] or name, then :port", "Host: %s", excerpt(a, 80))
+			return fault(BadHost, "[IPv6 address] or name, then :port", "Host: %s", excerpt(Shown(a), 80))
 		}
 		h = a[:end+1]
 	} else if i := strings.IndexByte(a, ':'); i >= 0 {
@@ -371,11 +391,11 @@ func (r *Request) splitAuthority(arena *[]byte) *Fault {
 		r.Port = rest[1:]
 		n, ok := parseLength(r.Port)
 		if rest[0] != ':' || len(r.Port) > 5 || r.Port != "" && !ok || n > 65535 {
-			return fault(BadHost, "[IPv6 address] or name, then :port", "Host: %s", excerpt(a, 80))
+			return fault(BadHost, "[IPv6 address] or name, then :port", "Host: %s", excerpt(Shown(a), 80))
 		}
 	}
 	if h == "" || len(h) > 255 {
-		return fault(BadHost, "a host name of 1 to 255 bytes", "Host: %s", excerpt(a, 80))
+		return fault(BadHost, "a host name of 1 to 255 bytes", "Host: %s", excerpt(Shown(a), 80))
 	}
 	upper, label := false, 0
 	for i := 0; i < len(h); i++ {
@@ -385,10 +405,10 @@ func (r *Request) splitAuthority(arena *[]byte) *Fault {
 			continue
 		}
 		if c != '.' {
-			return fault(BadHost, "letters, digits, - and .", "byte 0x%02X in Host: %s", c, excerpt(a, 80))
+			return fault(BadHost, "letters, digits, - and .", "byte 0x%02X in Host: %s", c, excerpt(Shown(a), 80))
 		}
 		if label == 1 {
-			return fault(BadHost, "a name without empty parts", "Host: %s", excerpt(a, 80))
+			return fault(BadHost, "a name without empty parts", "Host: %s", excerpt(Shown(a), 80))
 		}
 		label = 0
 	}

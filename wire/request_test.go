@@ -358,3 +358,53 @@ func TestFaultsQuoteLittle(t *testing.T) {
 		}
 	}
 }
+
+// TestFaultsQuoteNoSecrets: what frames a message wrongly has values, queries and content stand where a name or a
+// number was due, and faults are recorded.
+func TestFaultsQuoteNoSecrets(t *testing.T) {
+	for _, head := range []string{
+		"GET /?key=s3cret HTTP/1.1\nHost: a\n\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer s3cret\n\r\n",
+		lines("GET / HTTP/1.1", "Host: a", "Cookie: a=b;", " session=s3cret"),
+		lines("GET / HTTP/1.1", "Host: a", "Authorization Bearer s3cret"),
+		lines("GET / HTTP/1.1", "Host: a", "s3cret"),
+		lines("GET / HTTP/1.1", "Host: a", ": s3cret"),
+		lines("GET / HTTP/1.1", "Host: a", "Cookie session=s3cret; at=10:20"),
+		lines("GET / HTTP/1.1", "Host: a", "X-Key: s3cret\x01"),
+		lines("GET / HTTP/1.1", "Host: ann:s3cret@a"),
+		lines("GET http://ann:s3cret@a/ HTTP/1.1", "Host: a"),
+		lines("GET http://b/?key=s3cret HTTP/1.1", "Host: a"),
+		lines("GET x?key=s3cret HTTP/1.1", "Host: a"),
+		lines("GET ann:s3cret@a:80 HTTP/1.1", "Host: a"),
+		lines("GET /..?key=s3cret HTTP/1.1", "Host: a"),
+		lines("GET /?key=a s3cret", "Host: a"),
+		lines("CONNECT ann:s3cret@a:443 HTTP/1.1", "Host: a"),
+		lines(`{"password":"s3cret"}GET / HTTP/1.1`, "Host: a"),
+		lines("password=s3cret&user=ann"),
+		lines("a=s3cret b"),
+	} {
+		_, f := ParseRequest([]byte(head), &testLimits)
+		if f == nil {
+			t.Errorf("%q was accepted", head)
+		} else if strings.Contains(f.Text+f.Wanted, "s3cret") {
+			t.Errorf("%q: %s", head, f.Text)
+		}
+	}
+	for _, body := range []string{"password=s3cret\r\n", "s3cret\r\n", "1\r\nas3cret\r\n", "1;\x01s3cret\r\n", "0\r\nX-Key s3cret\r\n\r\n", "0\r\ns3cret\r\n\r\n"} {
+		if _, _, _, err := decode([]byte(body), byChunks, 0, 4096, 10, 4096, nil, &testLimits); err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%q: %v", body, err)
+		}
+	}
+}
+
+func TestShown(t *testing.T) {
+	for target, want := range map[string]string{
+		"": "", "*": "*", "/": "/", "/a/b": "/a/b", "/a?b=c": "/a", "/a@b?c": "/a@b", "/a://b:c@d": "/a://b:c@d", "a?b": "a", "a:80": "a:80", "ann:pw@a:80": "a:80",
+		"http://a/b?c": "http://a/b", "http://a?b=c@d": "http://", "http://ann:pw@a/b@c?d": "http://a/b@c", "http://ann:p?w@a/": "http://", "http://ann:p@w@a": "http://a",
+		"?://a@b": "", "?a@b/": "",
+	} {
+		if got := Shown(target); got != want {
+			t.Errorf("Shown(%q) = %q, want %q", target, got, want)
+		}
+	}
+}

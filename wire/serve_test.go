@@ -140,7 +140,7 @@ func start(t testing.TB, l *Listener, handler func(*Call), change func(*Config),
 
 // stop closes the listener and loses no connection that had been made.
 func (s *testServer) stop() {
-	s.ln.(*net.TCPListener).SetDeadline(time.Now().Add(20 * time.Millisecond))
+	Stop(s.ln)
 	<-s.done
 	s.ln.Close()
 }

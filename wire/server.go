@@ -90,8 +90,7 @@ func (s *Server) prepare() {
 	})
 }
 
-// Serve accepts connections of ln until that is closed or its deadline has come. Who sets a deadline
-// a moment ahead and closes ln after Serve has returned loses no connection that waits in its queue.
+// Serve accepts connections of ln until that is closed or Stop has come.
 func (s *Server) Serve(ln net.Listener, l *Listener) error {
 	s.prepare()
 	pause := time.Duration(0)
@@ -99,6 +98,10 @@ func (s *Server) Serve(ln net.Listener, l *Listener) error {
 		nc, err := ln.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || isTimeout(err) {
+				acceptQueued(ln, func(nc net.Conn) {
+					s.Accepted.Add(1)
+					s.start(nc, l)
+				})
 				return nil
 			}
 			// Out of descriptors, or the peer was faster: wait, do not spin.
@@ -111,6 +114,14 @@ func (s *Server) Serve(ln net.Listener, l *Listener) error {
 		pause = 0
 		s.Accepted.Add(1)
 		s.start(nc, l)
+	}
+}
+
+// Stop has Serve accept what waits in the queue of ln, and then end. Who closes ln before resets those connections, which their
+// clients take for open and may have sent a request on.
+func Stop(ln net.Listener) {
+	if d, ok := ln.(interface{ SetDeadline(time.Time) error }); !ok || d.SetDeadline(longAgo) != nil {
+		ln.Close()
 	}
 }
 
@@ -135,27 +146,46 @@ func (s *Server) start(nc net.Conn, l *Listener) {
 	go c.run(over)
 }
 
+// CountedAddr is what an address counts as in limits: whoever has one IPv6 address has 2^64 of them (RFC 6177).
+func CountedAddr(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a
+}
+
 // remember counts a connection in and says which bound it breaks.
 func (s *Server) remember(c *conn) *Fault {
 	addr := c.call.Peer.Addr()
+	counted := CountedAddr(addr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns[c] = struct{}{}
 	s.active++
-	s.perAddr[addr]++
+	s.perAddr[counted]++
 	if max := c.cfg.MaxConns; max > 0 && s.active > max {
 		return tooLarge(TooManyConns, 503, int64(max), int64(s.active), "fewer connections at once", "this node holds %d connections already", max)
 	}
-	if max := c.cfg.MaxConnsPerAddr; max > 0 && s.perAddr[addr] > max && !s.trusted(addr) {
-		return tooLarge(TooManyFromAddr, 503, int64(max), int64(s.perAddr[addr]), "fewer connections at once", "%v holds %d connections already", addr, max)
+	if max := c.cfg.MaxConnsPerAddr; max > 0 && s.perAddr[counted] > max && !s.trusted(addr) {
+		return tooLarge(TooManyFromAddr, 503, int64(max), int64(s.perAddr[counted]), "fewer connections at once", "%s holds %d connections already", holder(addr), max)
 	}
 	return nil
+}
+
+// holder is who holds the connections of an address.
+func holder(a netip.Addr) string {
+	if counted := CountedAddr(a); counted != a {
+		return counted.String() + "/64"
+	}
+	return a.String()
 }
 
 func (s *Server) trusted(a netip.Addr) bool { return s.Trusted != nil && s.Trusted(a) }
 
 func (s *Server) forget(c *conn) {
-	addr := c.call.Peer.Addr()
+	addr := CountedAddr(c.call.Peer.Addr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.conns[c]; !ok {

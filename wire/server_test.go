@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -900,6 +901,33 @@ func TestConnectionLimits(t *testing.T) {
 	}
 }
 
+// TestConnectionsOfANetwork: addresses of IPv6 that one host has by the million count as one.
+func TestConnectionsOfANetwork(t *testing.T) {
+	s := &Server{}
+	s.SetConfig(Config{MaxConnsPerAddr: 2})
+	s.conns, s.perAddr = map[*conn]struct{}{}, map[netip.Addr]int{}
+	var open []*conn
+	for i, c := range []struct {
+		peer string
+		over bool
+	}{{"2001:db8::1", false}, {"2001:db8::2", false}, {"2001:db8::ffff:3", true}, {"2001:db8:0:1::1", false}, {"192.0.2.1", false}, {"192.0.2.2", false}, {"192.0.2.1", false}, {"192.0.2.1", true}} {
+		conn := &conn{srv: s, cfg: s.config.Load()}
+		conn.call.Peer = netip.AddrPortFrom(netip.MustParseAddr(c.peer), uint16(1000+i))
+		f := s.remember(conn)
+		if open = append(open, conn); (f != nil) != c.over {
+			t.Errorf("%d %s: %v", i, c.peer, f)
+		} else if f != nil && strings.Contains(c.peer, ":") && !strings.Contains(f.Text, "2001:db8::/64 holds") {
+			t.Errorf("%d: %s", i, f.Text)
+		}
+	}
+	for _, c := range open {
+		s.forget(c)
+	}
+	if len(s.perAddr) > 0 || s.active != 0 {
+		t.Errorf("left are %v", s.perAddr)
+	}
+}
+
 // TestFlood: beyond the bound, connections are answered only as long as they are few.
 func TestFlood(t *testing.T) {
 	s := start(t, nil, echo, func(c *Config) { c.MaxConns = 8 })
@@ -925,6 +953,41 @@ func TestFlood(t *testing.T) {
 	c := s.dial()
 	c.send(get("/"))
 	c.expect(200, "GET")
+}
+
+// TestStopTakesTheQueue: who has connected is served, though nobody had accepted the connection yet.
+func TestStopTakesTheQueue(t *testing.T) {
+	s := start(t, nil, echo, nil)
+	s.stop()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var clients []net.Conn
+	for i := range 20 {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, get(fmt.Sprint("/", i)))
+		clients = append(clients, c)
+	}
+	Stop(ln)
+	if err := s.Server.Serve(ln, &Listener{Name: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	for i, c := range clients {
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatalf("client %d: %v", i, err)
+		}
+		if b, _ := io.ReadAll(res.Body); res.StatusCode != 200 || string(b) != fmt.Sprintf("GET a /%d \"\"\n", i) {
+			t.Errorf("client %d: %d %q", i, res.StatusCode, b)
+		}
+	}
 }
 
 // TestDrain drains under load: clients that obey Connection: close lose no request.

@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"net"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -57,4 +59,33 @@ func quiet(raw syscall.RawConn) bool {
 	var a asker
 	a.bind(raw)
 	return a.quiet()
+}
+
+// acceptQueued takes the connections that wait in the queue of a listener, and waits for none.
+func acceptQueued(ln net.Listener, take func(net.Conn)) {
+	sc, ok := ln.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		for {
+			n, _, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			if err == unix.EINTR || err == unix.ECONNABORTED {
+				continue
+			}
+			if err != nil {
+				return
+			}
+			f := os.NewFile(uintptr(n), "")
+			nc, err := net.FileConn(f)
+			f.Close()
+			if err == nil {
+				take(nc)
+			}
+		}
+	})
 }

@@ -2,7 +2,10 @@
 
 package wire
 
-import "syscall"
+import (
+	"net"
+	"syscall"
+)
 
 // askSocket cannot tell on this system: a client that left is noticed when its answer
 // is written.
@@ -15,3 +18,6 @@ func (a *asker) bind(syscall.RawConn) {}
 func (a *asker) quiet() bool { return true }
 
 func quiet(syscall.RawConn) bool { return true }
+
+// acceptQueued takes nothing on this system: connections that nobody has accepted yet are reset when a listener closes.
+func acceptQueued(net.Listener, func(net.Conn)) {}

@@ -206,7 +206,7 @@ func (r *Request) fromStd(h *http.Request, lim *Limits) *Fault {
 	r.Fields.Put(Host, h.Host)
 	// Beside :authority a Host must say the same (RFC 9113 §8.3.1).
 	if hosts := h.Header["Host"]; len(hosts) > 1 || len(hosts) == 1 && !equalFold(hosts[0], h.Host) {
-		return fault(RepeatedHost, "one Host", ":authority %s, Host: %s", excerpt(h.Host, 60), excerpt(hosts[0], 60))
+		return fault(RepeatedHost, "one Host", ":authority %s, Host: %s", excerpt(Shown(h.Host), 60), excerpt(Shown(hosts[0]), 60))
 	}
 	if lengths := h.Header["Content-Length"]; len(lengths) > 1 {
 		return fault(RepeatedLength, "one Content-Length", "a second Content-Length: %s", excerpt(lengths[1], 40))
@@ -255,7 +255,7 @@ func (r *Request) fromStd(h *http.Request, lim *Limits) *Fault {
 		target = h.URL.RequestURI()
 	}
 	if r.Proto == 20 && target != "*" && !strings.HasPrefix(target, "/") {
-		return fault(BadTarget, "a path that begins with /", "the request target %s", excerpt(target, 80))
+		return fault(BadTarget, "a path that begins with /", "the request target %s", excerpt(Shown(target), 80))
 	}
 	var arena []byte
 	for i := 0; i < len(target); i++ {

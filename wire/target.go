@@ -34,7 +34,7 @@ func (r *Request) setTarget(t string, arena *[]byte) *Fault {
 				r.AbsoluteScheme = "https"
 			}
 			if r.absolute == "" || strings.IndexByte(r.absolute, '@') >= 0 {
-				return fault(BadTarget, "http://host/path without user information", "the absolute target %s", excerpt(t, 80))
+				return fault(BadTarget, "http://host/path without user information", "the absolute target %s", excerpt(Shown(t), 80))
 			}
 			if t = rest[end:]; t == "" && r.Method == "OPTIONS" { // RFC 9112 §3.2.4
 				r.Path = "*"
@@ -46,7 +46,7 @@ func (r *Request) setTarget(t string, arena *[]byte) *Fault {
 				*arena = (*arena)[len(*arena):]
 			}
 		default:
-			return fault(BadTarget, "a path that begins with /, or http://host/path", "the request target %s", excerpt(t, 80))
+			return fault(BadTarget, "a path that begins with /, or http://host/path", "the request target %s", excerpt(Shown(t), 80))
 		}
 	}
 	path := t
@@ -230,6 +230,31 @@ func segmentEnd(p string, i int) bool {
 
 func hiddenDots(p string) *Fault {
 	return fault(HiddenDots, "no segment that some servers read as . or ..", "the path %s", excerpt(p, 120))
+}
+
+// Shown is a target or an authority as it may be shown and recorded: without query and user
+// information, which hold secrets.
+func Shown(target string) string {
+	path := target
+	if i := strings.IndexByte(target, '?'); i >= 0 {
+		path = target[:i]
+	}
+	if path != "" && path[0] == '/' {
+		return path
+	}
+	from := 0
+	if i := strings.Index(target, "://"); i >= 0 {
+		from = i + 3
+	}
+	authority, _, _ := strings.Cut(target[from:], "/")
+	at := strings.LastIndexByte(authority, '@')
+	switch {
+	case at < 0:
+		return path
+	case from+at > len(path): // a query or a password: nobody can tell
+		return target[:min(from, len(path))]
+	}
+	return path[:from] + path[from+at+1:]
 }
 
 // SafePath escapes what would end the path or the request line early. Policies that

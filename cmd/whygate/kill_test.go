@@ -118,3 +118,40 @@ func TestKill(t *testing.T) {
 		t.Logf("round %d: %d answered calls, all recorded", round, len(answered))
 	}
 }
+
+// TestLogReaderGone: a node whose log nobody reads any more goes on.
+func TestLogReaderGone(t *testing.T) {
+	dir := t.TempDir()
+	docs, data := filepath.Join(dir, "docs.yaml"), filepath.Join(dir, "data")
+	write := func(base string) {
+		if err := os.WriteFile(docs, []byte(whytest.API("http://127.0.0.1:9", base, "")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("/1")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary(t), "serve", docs, "--listen", "127.0.0.1:0", "--admin", "", "--data", data)
+	cmd.Stderr = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	w.Close()
+	whytest.Eventually(t, "the node serves", func() bool { n, err := readNode(data); return err == nil && len(n.Listeners) > 0 })
+	r.Close()
+	for revision := 2; revision <= 3; revision++ { // the log tells each, so that the third proves that it could tell the second
+		write(fmt.Sprint("/", revision))
+		whytest.Eventually(t, "the change is in use", func() bool {
+			b, _ := os.ReadFile(filepath.Join(data, "revision.json"))
+			return strings.Contains(string(b), fmt.Sprintf(`"revision":%d`, revision))
+		})
+	}
+	cmd.Process.Signal(os.Interrupt)
+	if err := <-ended; err != nil {
+		t.Errorf("the drain ended with %v", err)
+	}
+}

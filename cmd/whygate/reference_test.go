@@ -306,7 +306,7 @@ func dedent(s string) string {
 
 func adminPage(metrics []string) []byte {
 	var b bytes.Buffer
-	b.WriteString(generated + "# The admin API\n\nIt listens on the address of `serve --admin`, by default on loopback only. All but the first three want\n`Authorization: Bearer TOKEN`; the token is in the file `admin.token` of the data directory.\n\n| route | what it answers |\n|---|---|\n")
+	b.WriteString(generated + "# The admin API\n\nIt listens on the address of `serve --admin`, by default on loopback only. All but the first three want\n`Authorization: Bearer TOKEN`; the token is in the file `admin.token` of the data directory.\nWithout it, the node answers on loopback to an address or localhost in `Host`, and to no name that somebody else could point there (421).\n\n| route | what it answers |\n|---|---|\n")
 	for _, r := range admin.Routes() {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", r[0], r[1])
 	}

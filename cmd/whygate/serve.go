@@ -109,6 +109,8 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 	if err != nil {
 		return err
 	}
+	// Who reads the log may leave; the runtime ends a process for that unless it ignores the signal.
+	signal.Ignore(syscall.SIGPIPE)
 	most := limitMemory(log)
 	n := &node{app: a, opts: o, log: log}
 	if err := n.open(); err != nil {
@@ -160,11 +162,15 @@ func (n *node) open() error {
 	}
 	var recorder gateway.Recorder
 	j, err := calllog.Open(filepath.Join(n.opts.data, journalName), calllog.Options{Node: n.opts.node, Logger: n.log})
-	if err != nil {
+	switch {
+	case errors.Is(err, calllog.ErrInUse):
+		// Two nodes would write over each other's quotas, and commands would ask the wrong one.
+		return environment(fmt.Errorf("%w, with --data", err))
+	case err != nil:
 		// Serving calls matters more than recording them; status and metrics tell.
 		n.log.Error("serving without call records", "error", err)
 		n.noRecord = fmt.Errorf("%w; when that is mended, start the node again", err)
-	} else {
+	default:
 		n.journal, recorder = j, j
 	}
 	if n.quotas, err = counter.OpenQuotas(filepath.Join(n.opts.data, "quotas.json")); err != nil {
