@@ -86,7 +86,8 @@ type Listener struct {
 	Address string `json:"address" required:"true" example:"0.0.0.0:8443"`
 	// TLS makes this an HTTPS listener.
 	TLS *ListenerTLS `json:"tls"`
-	// HTTP1 is the engine for HTTP/1.1: Whygate's own, or Go's standard library.
+	// HTTP1 is the engine for HTTP/1.1: Whygate's own, or Go's standard library. Both refuse the same requests: what reaches the library has
+	// passed the grammar of the other.
 	HTTP1 string `json:"http1" enum:"wire,std" default:"wire"`
 	// HTTP2 accepts HTTP/2: by ALPN on TLS, with prior knowledge (h2c) without it.
 	HTTP2 bool `json:"http2" default:"true"`

@@ -133,7 +133,9 @@ func TestRoundRobinSkips(t *testing.T) {
 	}
 	ts[0].down.Store(true)
 	ts[2].down.Store(true)
-	if _, v := u.Pick(time.Now(), 0, nil); v.Reason != ejected || !strings.Contains(v.Tell(reason.ToOperator).Seen, ts[1].Address+" is down by its health check") {
+	text := asked + "status 500"
+	ts[1].lastError.Store(&text)
+	if _, v := u.Pick(time.Now(), 0, nil); v.Reason != ejected || !strings.Contains(v.Tell(reason.ToOperator).Seen, ts[1].Address+" is down by its health check (status 500)") {
 		t.Errorf("%+v", v)
 	}
 }
