@@ -665,7 +665,7 @@ func TestPlain(t *testing.T) {
 		{&tlsError{context.DeadlineExceeded}, "no answer in time"},
 		{io.EOF, "the connection was closed"},
 		{io.ErrUnexpectedEOF, "the connection was closed in the middle of an answer"},
-		{&wire.Fault{Rule: wire.BadChunkSize, Text: "x"}, "chunk-size: x"},
+		{&wire.Fault{Rule: wire.BadChunkSize, Text: "x"}, "x"},
 		{&net.DNSError{Err: "no such host", Name: "shop.test"}, "looking up shop.test: no such host"},
 		{errors.New("other"), "other"},
 	} {
