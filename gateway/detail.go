@@ -26,7 +26,7 @@ type Detail struct {
 
 // Hint is something odd that did not stop the call.
 type Hint struct {
-	Code string `json:"code"` // "stage.left"
+	Code string `json:"code"` // "stage.left", "identity.dropped"
 	Text string `json:"text"`
 }
 

@@ -50,7 +50,8 @@ type Gateway struct {
 	// of the flag --listen.
 	Listeners []Listener `json:"listeners"`
 	// TrustedProxies are the networks whose X-Forwarded-For and PROXY headers
-	// are believed. With none, those headers are shown in explanations and never used.
+	// are believed. With none, those headers are shown in explanations and never used. Headers by which proxies name the caller
+	// to an application (Remote-User, X-Forwarded-User, SSL-Client-Verify and their like) are passed on from here only.
 	TrustedProxies []Prefix `json:"trustedProxies" example:"[10.0.0.0/8]"`
 	// Limits bound what one client may send or hold.
 	Limits Limits `json:"limits"`
