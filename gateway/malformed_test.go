@@ -121,6 +121,29 @@ func TestMalformed(t *testing.T) {
 	})
 }
 
+// TestNoHost: a request of HTTP/1.0 may have no Host, and is told so where one is needed.
+func TestNoHost(t *testing.T) {
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		n := whytest.Start(t, engine, whytest.GatewayDocument(engine, "  disclosure: {anonymous: operator}\n")+`---
+apiVersion: whygate/v1
+kind: Upstream
+metadata: {name: up}
+spec: {targets: [{url: "http://127.0.0.1:1"}]}
+---
+apiVersion: whygate/v1
+kind: API
+metadata: {name: shop}
+spec: {upstream: up, hosts: [shop.test]}
+`)
+		raw := n.Raw("GET /a HTTP/1.0\r\n\r\n", 5*time.Second)
+		for _, want := range []string{"Whygate-Reason: route.host", `"detail": "no route for GET /a; shop.test serves it"`, `"seen": "Host: none, which HTTP/1.0 allows"`} {
+			if !strings.Contains(raw, want) {
+				t.Errorf("%s does not say %s", raw, want)
+			}
+		}
+	})
+}
+
 // TestMalformedForms: the refusal of a request without a form has the form that its sender can read.
 func TestMalformedForms(t *testing.T) {
 	n := whytest.Start(t, "wire", whytest.API("http://127.0.0.1:1", "/", ""))
