@@ -47,7 +47,7 @@ func identityOf(x *policy.Exchange) *Identity {
 
 // Hint is something odd that did not stop the call.
 type Hint struct {
-	Code string `json:"code"` // "stage.left"
+	Code string `json:"code"` // "stage.left", "identity.dropped"
 	Text string `json:"text"`
 }
 

@@ -83,7 +83,7 @@ func (g *Gateway) Snapshot() *snapshot.Snapshot { return g.current.Load() }
 
 // Env is what snapshots for this gateway are compiled with.
 func (g *Gateway) Env() snapshot.Env {
-	return snapshot.Env{Memory: g.Memory, Quotas: g.Quotas, Metrics: g.Metrics, Watch: g.Watch, Log: g.Log, Before: g.current.Load()}
+	return snapshot.Env{Memory: g.Memory, Quotas: g.Quotas, Metrics: g.Metrics, Watch: g.Watch, Log: g.Log, Before: g.current.Load(), CanListen: CanListen}
 }
 
 // Apply swaps a snapshot in. Calls in flight go on with the one before.

@@ -92,22 +92,40 @@ func (g *Gateway) openListener(l *snapshot.Listener) error {
 	return nil
 }
 
+// CanListen says why an address cannot be listened on, and what to do about it, by trying.
+func CanListen(address string) (problem, hint string) {
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		hint := listenHint(address, err)
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err // without the address once more
+		}
+		return fmt.Sprintf("listening on %s: %v", address, err), hint
+	}
+	ln.Close()
+	return "", ""
+}
+
 // ListenError explains why an address cannot be listened on, with a next step.
 func ListenError(address string, err error) error {
-	hint := ""
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		_, port, _ := net.SplitHostPort(address)
-		hint = fmt.Sprintf("another program listens there already; `ss -ltnp 'sport = :%s'` shows which, or choose another address", port)
-	case errors.Is(err, syscall.EACCES):
-		hint = "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose a higher port, or setcap cap_net_bind_service=+ep on the binary"
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		hint = "this machine has no such address; `ip address` lists those it has"
-	}
-	if hint != "" {
+	if hint := listenHint(address, err); hint != "" {
 		return fmt.Errorf("listening on %s: %w\n  %s", address, err, hint)
 	}
 	return fmt.Errorf("listening on %s: %w", address, err)
+}
+
+func listenHint(address string, err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		_, port, _ := net.SplitHostPort(address)
+		return fmt.Sprintf("another program listens there already; `ss -ltnp 'sport = :%s'` shows which, or choose another address", port)
+	case errors.Is(err, syscall.EACCES):
+		return "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose a higher port, or setcap cap_net_bind_service=+ep on the binary"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "this machine has no such address; `ip address` lists those it has"
+	}
+	return ""
 }
 
 // Addresses are what the gateway listens on, as the system knows them.

@@ -32,11 +32,16 @@ func (c *call) buildRequest() {
 			nominated += f.Value + ","
 		}
 	}
+	believed, dropped := c.snap.Trust.Has(x.Client.Nearest()), ""
 	for i := range x.Fields {
 		f := &x.Fields[i]
 		switch f.ID {
 		case wire.OtherField:
 			if spoofed(f.Name) {
+				continue
+			}
+			if !believed && claimsIdentity(f.Name) {
+				dropped = f.Name
 				continue
 			}
 		case wire.TE:
@@ -51,6 +56,9 @@ func (c *call) buildRequest() {
 			continue
 		}
 		o.Fields = append(o.Fields, *f)
+	}
+	if dropped != "" {
+		c.hint("identity.dropped", dropped+" names a caller to the application, and came from no trusted proxy: it was not passed on")
 	}
 	c.introduce(o)
 	for _, e := range c.route.RequestEdits {

@@ -257,7 +257,6 @@ func (t *tail) Read(p []byte) (int, error) {
 type smuggle struct {
 	name    string
 	expect  string
-	std     string
 	saw     []view
 	send    string
 	fields  []string // of HTTP/2
@@ -346,8 +345,6 @@ func readCorpus(t testing.TB) (cases []*smuggle) {
 				}
 			case word == "expect":
 				c.expect = rest
-			case word == "std":
-				c.std = rest
 			case word == "saw":
 				m := strings.SplitN(rest, " ", 3)
 				body := strings.TrimSuffix(strings.TrimPrefix(m[2], `"`), `"`)
@@ -370,18 +367,10 @@ func readCorpus(t testing.TB) (cases []*smuggle) {
 	return cases
 }
 
-// understand reads what is expected on an engine.
-func (c *smuggle) understand(t testing.TB, engine string) {
+// understand reads what is expected.
+func (c *smuggle) understand(t testing.TB) {
 	what := c.expect
 	c.served, c.refused, c.cut = 0, "", false
-	if engine == "std" && !c.http2 {
-		switch {
-		case c.std != "":
-			what = c.std
-		case strings.Contains(what, "refused"): // net/http is more generous: what holds for all cases must hold
-			what = "any"
-		}
-	}
 	for _, w := range strings.Split(what, ", ") {
 		verb, arg, _ := strings.Cut(w, " ")
 		switch verb {
@@ -449,7 +438,7 @@ func TestSmuggling(t *testing.T) {
 						continue // the same code as on the other
 					}
 					one := *c // origins are tried at the same time
-					one.understand(t, engine)
+					one.understand(t)
 					s.run(&one)
 				}
 				s.settle()

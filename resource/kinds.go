@@ -50,7 +50,8 @@ type Gateway struct {
 	// of the flag --listen.
 	Listeners []Listener `json:"listeners"`
 	// TrustedProxies are the networks whose X-Forwarded-For and PROXY headers
-	// are believed. With none, those headers are shown in explanations and never used.
+	// are believed. With none, those headers are shown in explanations and never used. Headers by which proxies name the caller
+	// to an application (Remote-User, X-Forwarded-User, SSL-Client-Verify and their like) are passed on from here only.
 	TrustedProxies []Prefix `json:"trustedProxies" example:"[10.0.0.0/8]"`
 	// Limits bound what one client may send or hold.
 	Limits Limits `json:"limits"`
@@ -88,7 +89,8 @@ type Listener struct {
 	Address string `json:"address" required:"true" example:"0.0.0.0:8443"`
 	// TLS makes this an HTTPS listener.
 	TLS *ListenerTLS `json:"tls"`
-	// HTTP1 is the engine for HTTP/1.1: Whygate's own, or Go's standard library.
+	// HTTP1 is the engine for HTTP/1.1: Whygate's own, or Go's standard library. Both refuse the same requests: what reaches the library has
+	// passed the grammar of the other.
 	HTTP1 string `json:"http1" enum:"wire,std" default:"wire"`
 	// HTTP2 accepts HTTP/2: by ALPN on TLS, with prior knowledge (h2c) without it.
 	HTTP2 bool `json:"http2" default:"true"`

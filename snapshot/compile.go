@@ -37,6 +37,9 @@ type Env struct {
 	// that they name if AlsoListen is set.
 	Listen     string
 	AlsoListen bool
+	// CanListen says why nothing can listen on an address, "" if something can. It is asked about addresses that Before
+	// does not have.
+	CanListen func(address string) (problem, hint string)
 }
 
 // Compile makes a snapshot of documents, or says everything that is wrong with them. The

@@ -50,6 +50,9 @@ func (c *compiler) listeners() {
 			c.problem(d.Problem(field+".name", fmt.Sprintf("two listeners are named %q", l.Name), ""))
 		}
 		seen["name "+l.Name] = true
+		if problem, hint := c.taken(l.Address); problem != "" {
+			c.problem(d.Problem(field+".address", problem, hint))
+		}
 		if l.ProxyProtocol && len(c.Gateway.TrustedProxies) == 0 {
 			c.lint(d.Problem(field+".proxyProtocol", "no PROXY header is believed, since the gateway has no trustedProxies: everybody is counted and judged by the address of the balancer", "add the balancer's network to trustedProxies"), "gateway.proxy-protocol-untrusted")
 		}
@@ -60,6 +63,20 @@ func (c *compiler) listeners() {
 		c.Listeners = append(c.Listeners, out)
 	}
 	c.local = c.localPeer()
+}
+
+// taken says why a node that serves already cannot listen on one more address. What the snapshot before listens on is
+// the node's own, and is closed before the address is opened again.
+func (c *compiler) taken(address string) (problem, hint string) {
+	if c.CanListen == nil || c.Before == nil {
+		return "", ""
+	}
+	for _, o := range c.Before.Listeners {
+		if o.Address == address || collide(o.Address, address) {
+			return "", ""
+		}
+	}
+	return c.CanListen(address)
 }
 
 // collide says that two addresses cannot be listened on at once: one of them takes the port on all interfaces, an empty host

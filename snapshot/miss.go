@@ -77,9 +77,9 @@ var (
 	routeHost = reason.New(reason.Reason{
 		Code: "route.host", Status: 404,
 		Title:  "This host name does not serve the path",
-		Says:   "no route for {method} {path} on {host}; {nearest_host} serves it",
+		Says:   "no route for {method} {path}[ on {host}]; {nearest_host} serves it",
 		Wanted: "Host: {nearest_host}",
-		Seen:   "Host: {host}",
+		Seen:   "Host: {host|none, which HTTP/1.0 allows}",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "call {nearest_host}"}, {By: reason.Owner, Text: "add {host} to the hosts of the API"}},
 		Hint:   "a proxy in front that replaces Host causes this for every call",
 	})

@@ -98,6 +98,9 @@ func (t *Target) State(now time.Time) string {
 // Failing says that the last try failed, which is not enough to take a target out of rotation.
 func (t *Target) Failing() bool { return t.failing.Load() }
 
+// asked stands before the errors of health checks.
+const asked = "health check: "
+
 // checkHealth asks every target regularly how it is.
 func (u *Upstream) checkHealth() {
 	h := u.Spec.Health
@@ -114,7 +117,7 @@ func (u *Upstream) checkHealth() {
 				defer all.Done()
 				err := t.ask(h)
 				if good[i] = err == nil; err != nil && u.ctx.Err() == nil {
-					text := "health check: " + Plain(err)
+					text := asked + Plain(err)
 					t.lastError.Store(&text)
 				}
 			}()

@@ -82,9 +82,9 @@ var (
 	busy = reason.New(reason.Reason{
 		Code: "upstream.overloaded", Status: 503,
 		Title:  "The service behind this API is busy",
-		Says:   "{target} of upstream \"{upstream}\" has {limit} calls in flight and {queued} waiting",
+		Says:   "{target} of upstream \"{upstream}\" is at its limit of calls in flight, {limit}, and {queued} waited[; none ended within {waited}]",
 		Wanted: "a free connection within {queue_for}",
-		Seen:   "{limit} calls in flight, {queued} waiting",
+		Seen:   "{limit} in flight, {queued} waiting[, no place free for {waited}]",
 		Fixes:  []reason.Fix{{By: reason.Caller, Text: "try again in a moment"}, {By: reason.Operator, Text: "add targets, or raise connections.max of upstream \"{upstream}\""}},
 		Hint:   "connections of the Upstream",
 	})
@@ -177,22 +177,37 @@ func (t *Target) FailedBy(f Failure) reason.Verdict {
 	}
 	did := [...]string{"closed while it was sent the request", "closed without an answer", "closed within its answer"}[stage]
 	var fault *wire.Fault
-	if errors.As(err, &fault) {
+	switch {
+	case errors.As(err, &fault):
 		did = "answered what is no HTTP"
 		facts = append(facts, reason.Rule("rule", string(fault.Rule)))
+	case stage == Awaiting && errors.Is(err, io.ErrUnexpectedEOF):
+		did = "closed within the head of its answer"
 	}
 	connection := "the connection was new"
 	if f.Reused {
 		connection = "the connection had been kept open since an earlier call; a target that closes idle connections sooner than connections.idleFor causes this"
 	}
-	return broken.Refuse(append(facts, reason.Rule("did", did), reason.Rule("connection", connection))...)
+	v := broken.Refuse(append(facts, reason.Rule("did", did), reason.Rule("connection", connection))...)
+	if fault != nil && fault.Rule == wire.NotHTTP {
+		return v.Fix(reason.Owner, "see what listens on {target}; the gateway needs {needs}", reason.Rule("needs", fault.Wanted))
+	}
+	return v
 }
 
-func (t *Target) overloaded(queued int) reason.Verdict {
+// overloaded is the verdict on a call that found the queue full, or waited in it in vain.
+func (t *Target) overloaded(queued int, waited time.Duration) reason.Verdict {
 	c := t.up.Spec.Connections
-	return busy.Refuse(t.up.fact(), reason.Rule("target", t.Address), reason.Rule("limit", c.Max), reason.Rule("queued", queued),
-		reason.Rule("queue_for", time.Duration(c.QueueFor)))
+	facts := []reason.Fact{t.up.fact(), reason.Rule("target", t.Address), reason.Rule("limit", c.Max), reason.Rule("queued", queued),
+		reason.Rule("queue_for", time.Duration(c.QueueFor))}
+	if waited > 0 {
+		facts = append(facts, reason.Rule("waited", waited))
+	}
+	return busy.Refuse(facts...)
 }
+
+// mostTold is how many targets one refusal names.
+const mostTold = 10
 
 func (u *Upstream) allOut(s *set, now time.Time) reason.Verdict {
 	var list []string
@@ -209,10 +224,14 @@ func (u *Upstream) allOut(s *set, now time.Time) reason.Verdict {
 		} else if t.down.Load() {
 			state = "down by its health check"
 		}
-		list = append(list, t.Address+" is "+state)
-		if e := t.lastError.Load(); e != nil {
-			last = *e
+		if e := t.LastError(); e != "" {
+			state += " (" + strings.TrimPrefix(e, asked) + ")"
+			last = e
 		}
+		list = append(list, t.Address+" is "+state)
+	}
+	if n := len(list); n > mostTold {
+		list = append(list[:mostTold], fmt.Sprintf("%d more are out as well", n-mostTold))
 	}
 	facts := []reason.Fact{u.fact(), reason.Rule("count", len(s.targets)), reason.Rule("targets", strings.Join(list, "; "))}
 	if last != "" {
@@ -244,7 +263,7 @@ func Plain(err error) string {
 	var f *wire.Fault
 	switch {
 	case errors.As(err, &f):
-		return f.Error()
+		return f.Text
 	case errors.As(err, &dns):
 		return fmt.Sprintf("looking up %s: %s", dns.Name, dns.Err)
 	case errors.Is(err, wire.ErrTimeout), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):

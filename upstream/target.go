@@ -228,7 +228,7 @@ func (t *Target) enter() reason.Verdict {
 		n := len(t.queue)
 		t.mu.Unlock()
 		t.wake() // our own coming and going may have hidden a free place from those who wait
-		return t.overloaded(n)
+		return t.overloaded(n, 0)
 	}
 	turn := make(chan struct{})
 	t.queue = append(t.queue, turn)
@@ -250,7 +250,7 @@ func (t *Target) enter() reason.Verdict {
 			t.waiting.Add(-1)
 			n := len(t.queue)
 			t.mu.Unlock()
-			return t.overloaded(n + 1)
+			return t.overloaded(n+1, time.Duration(spec.QueueFor))
 		}
 	}
 	t.mu.Unlock()

@@ -133,7 +133,9 @@ func TestRoundRobinSkips(t *testing.T) {
 	}
 	ts[0].down.Store(true)
 	ts[2].down.Store(true)
-	if _, v := u.Pick(time.Now(), 0, nil); v.Reason != ejected || !strings.Contains(v.Tell(reason.ToOperator).Seen, ts[1].Address+" is down by its health check") {
+	text := asked + "status 500"
+	ts[1].lastError.Store(&text)
+	if _, v := u.Pick(time.Now(), 0, nil); v.Reason != ejected || !strings.Contains(v.Tell(reason.ToOperator).Seen, ts[1].Address+" is down by its health check (status 500)") {
 		t.Errorf("%+v", v)
 	}
 }
@@ -663,7 +665,7 @@ func TestPlain(t *testing.T) {
 		{&tlsError{context.DeadlineExceeded}, "no answer in time"},
 		{io.EOF, "the connection was closed"},
 		{io.ErrUnexpectedEOF, "the connection was closed in the middle of an answer"},
-		{&wire.Fault{Rule: wire.BadChunkSize, Text: "x"}, "chunk-size: x"},
+		{&wire.Fault{Rule: wire.BadChunkSize, Text: "x"}, "x"},
 		{&net.DNSError{Err: "no such host", Name: "shop.test"}, "looking up shop.test: no such host"},
 		{errors.New("other"), "other"},
 	} {

@@ -317,7 +317,10 @@ func (c *Conn) takeInput() {
 func (c *Conn) readHead(method string, armed bool) error {
 	for scanned := 0; ; {
 		if c.r < c.w {
-			n, f := headEnd(c.in[c.r:c.w], &scanned)
+			n, f := 0, notHTTP(c.in[c.r:c.w])
+			if f == nil {
+				n, f = headEnd(c.in[c.r:c.w], &scanned)
+			}
 			if f == nil && n > 0 && n <= c.lim.HeaderBytes {
 				f = c.Response.parse(c.in[c.r:c.r+n], method, c.lim)
 			}

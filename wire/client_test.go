@@ -389,9 +389,12 @@ func TestBrokenAnswers(t *testing.T) {
 		rule       Rule  // of the fault
 		err        error // where it is none
 	}{
-		{"garbage", "hello there\r\n\r\n", BadRequestLine, nil},
-		{"binary", "\x00\x01\x02\x03\n", BareLF, nil},
-		{"TLS", "\x15\x03\x03\x00\x02\x02\x28", "", io.ErrUnexpectedEOF},
+		{"garbage", "hello there\r\n\r\n", NotHTTP, nil},
+		{"binary", "\x00\x01\x02\x03\n", NotHTTP, nil},
+		{"TLS", "\x15\x03\x03\x00\x02\x02\x28", NotHTTP, nil},
+		{"HTTP/2", "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00", NotHTTP, nil},
+		{"another protocol", "SSH-2.0-OpenSSH_9.2\r\n", NotHTTP, nil},
+		{"less than a word", "HTT", "", io.ErrUnexpectedEOF},
 		{"nothing", "", "", io.EOF},
 		{"half a head", "HTTP/1.1 200 OK\r\nContent-", "", io.ErrUnexpectedEOF},
 		{"half a body", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", "", io.ErrUnexpectedEOF},
@@ -423,6 +426,29 @@ func TestBrokenAnswers(t *testing.T) {
 				t.Error("the connection would be used again")
 			}
 		})
+	}
+}
+
+// TestOtherProtocols: what a server of another protocol says tells at once that it is one, and is not waited on.
+func TestOtherProtocols(t *testing.T) {
+	for send, want := range map[string]string{
+		"\x15\x03\x03":                         "https:// in the url of the target",
+		"\x00\x00\x06\x04\x00\x00\x00\x00\x00": "protocol: h2 in the Upstream",
+		"220 mail.test ESMTP":                  "an HTTP server at this port",
+	} {
+		release := make(chan struct{})
+		c := upstreamConn(t, false, func(nc net.Conn, r *bufio.Reader) {
+			if _, err := http.ReadRequest(r); err == nil {
+				io.WriteString(nc, send)
+				<-release // it waits for more, as such servers do
+			}
+		})
+		_, _, err := roundTrip(c, "/")
+		var f *Fault
+		if !errors.As(err, &f) || f.Rule != NotHTTP || f.Wanted != want {
+			t.Errorf("%q: %v", send, err)
+		}
+		close(release)
 	}
 }
 

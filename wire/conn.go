@@ -168,27 +168,24 @@ func errBodyTimeout() error {
 
 // readHead reads until the request head is complete and returns its length.
 func (c *conn) readHead() (int, *Fault) {
-	if first := c.in[c.r]; !is(first, tokenByte) && first != '\r' {
-		if first == 0x16 {
-			return 0, fault(BadRequestLine, "plain HTTP on this port", "a TLS handshake on a listener without TLS")
-		}
-		return 0, fault(BadRequestLine, "METHOD target HTTP/1.1", "the first byte is 0x%02X", first)
+	if f := firstBytes(c.in[c.r:c.w]); f != nil {
+		return 0, f
 	}
 	armed := false
 	for scanned := 0; ; {
 		n, f := headEnd(c.in[c.r:c.w], &scanned)
 		if n > c.cfg.HeaderBytes || n == 0 && f == nil && c.w-c.r >= c.cfg.HeaderBytes {
-			return 0, c.headTooLarge()
+			return 0, headTooLarge(c.in[c.r:c.w], c.cfg)
 		}
 		if n > 0 || f != nil {
 			if armed && !c.reads.disarm() {
-				return 0, c.headTimeout()
+				return 0, headTimeout(c.w-c.r, c.cfg)
 			}
 			return n, f
 		}
 		if !armed {
 			if armed = c.reads.arm(c.watch, c.cfg.HeaderTimeout); !armed {
-				return 0, c.headTimeout()
+				return 0, headTimeout(c.w-c.r, c.cfg)
 			}
 		}
 		if c.w == len(c.in) {
@@ -197,7 +194,7 @@ func (c *conn) readHead() (int, *Fault) {
 		m, err := c.nc.Read(c.in[c.w:])
 		c.w += m
 		if c.reads.expired() {
-			return 0, c.headTimeout()
+			return 0, headTimeout(c.w-c.r, c.cfg)
 		}
 		if m == 0 && err != nil {
 			c.broken = true
@@ -206,22 +203,34 @@ func (c *conn) readHead() (int, *Fault) {
 	}
 }
 
-func (c *conn) headTimeout() *Fault { return headTimeout(int64(c.w-c.r), c.cfg.HeaderTimeout) }
+// firstBytes tells what is no HTTP before a line of it is whole.
+func firstBytes(b []byte) *Fault {
+	if bytes.HasPrefix(b, []byte(proxyTwo[2:])) { // what stood before it was taken for an empty line
+		return unwantedProxyHeader()
+	}
+	if first := b[0]; !is(first, tokenByte) && first != '\r' {
+		if first == 0x16 {
+			return fault(BadRequestLine, "plain HTTP on this port", "a TLS handshake on a listener without TLS")
+		}
+		return fault(BadRequestLine, "METHOD target HTTP/1.1", "the first byte is 0x%02X", first)
+	}
+	return nil
+}
 
-func headTimeout(came int64, within time.Duration) *Fault {
-	f := fault(HeaderTimeout, "the whole head in time", "%d bytes of the request head came within %v", came, within)
-	f.Status, f.Limit, f.Seen = 408, int64(within), came
+// headTimeout is the fault of a head of which n bytes came in time.
+func headTimeout(n int, cfg *Config) *Fault {
+	f := fault(HeaderTimeout, "the whole head in time", "%d bytes of the request head came within %v", n, cfg.HeaderTimeout)
+	f.Status, f.Limit, f.Seen = 408, int64(cfg.HeaderTimeout), int64(n)
 	return f
 }
 
 // headTooLarge tells the largest part of a head that does not fit.
-func (c *conn) headTooLarge() *Fault {
-	head := c.in[c.r:c.w]
-	if i := bytes.IndexByte(head, '\n'); i < 0 || i > c.cfg.URIBytes+64 {
-		return tooLarge(TargetTooLong, 414, int64(c.cfg.URIBytes), int64(len(head)), "a shorter request target", "a request line of more than %d bytes", len(head))
+func headTooLarge(head []byte, cfg *Config) *Fault {
+	if i := bytes.IndexByte(head, '\n'); i < 0 || i > cfg.URIBytes+64 {
+		return tooLarge(TargetTooLong, 414, int64(cfg.URIBytes), int64(len(head)), "a shorter request target", "a request line of more than %d bytes", len(head))
 	}
 	name, size := largestField(head)
-	return headersTooLarge(c.cfg.HeaderBytes, len(head), name, size)
+	return headersTooLarge(cfg.HeaderBytes, len(head), name, size)
 }
 
 // headersTooLarge names the largest field, since its sender can do something about that.
@@ -278,7 +287,7 @@ func (c *conn) serveCall() bool {
 	call.Request.reset()
 	n, f := c.readHead()
 	if f == nil {
-		if c.isPreface(n) {
+		if c.preface(c.in[c.r : c.r+n]) {
 			return c.handToHTTP2()
 		}
 		head := c.in[c.r : c.r+n]
@@ -732,8 +741,8 @@ func (t *tunnelConn) CloseWrite() error {
 
 // --- HTTP/2 and TLS ---
 
-func (c *conn) isPreface(n int) bool {
-	return c.listener.HTTP2 && !c.secure && n == 18 && string(c.in[c.r:c.r+18]) == Preface[:18]
+func (c *conn) preface(head []byte) bool {
+	return c.listener.HTTP2 && !c.secure && len(head) == 18 && string(head) == Preface[:18]
 }
 
 // handToHTTP2 gives a connection that begins with the HTTP/2 preface to net/http.

@@ -12,6 +12,8 @@ type Rule string
 // The rules. The comment says what an attacker gains where it is not kept.
 const (
 	BadRequestLine     Rule = "request-line"              // three parts, one space between
+	BadStatusLine      Rule = "status-line"               // of an answer
+	NotHTTP            Rule = "not-http"                  // an answer of another protocol
 	BadMethod          Rule = "method"                    // a token
 	BadVersion         Rule = "version"                   // HTTP/1.0 or HTTP/1.1
 	BadTarget          Rule = "target"                    // origin, absolute or asterisk form
@@ -116,6 +118,6 @@ func begins(s string) string {
 // Rules lists all rules, for the reference.
 func Rules() []Rule {
 	return []Rule{
-		BadRequestLine, BadMethod, BadVersion, BadTarget, BadTargetByte, BadEscape, NulInPath, EscapesRoot, HiddenDots, AbsoluteConflict, BadHost, MissingHost, RepeatedHost, BareLF, BareCR, ObsFold, SpaceBeforeColon, BadFieldName, UnderscoreInName, MissingColon, BadFieldValue, BadLength, RepeatedLength, LengthAndCoding, UnknownCoding, CodingIn10, BadChunkSize, BadChunkExtension, BadChunkEnd, BadTrailer, ForbiddenTrailer, TrailersTooLarge, HeadersTooLarge, TooManyHeaders, TargetTooLong, UnknownExpectation, UnsupportedVersion, UpgradeWithBody, ConnectMethod, HeaderTimeout, BodyTimeout, BodyCutShort, BadProxyHeader, EngineRefused, PlainOnTLS, TooManyConns, TooManyFromAddr,
+		BadRequestLine, BadStatusLine, NotHTTP, BadMethod, BadVersion, BadTarget, BadTargetByte, BadEscape, NulInPath, EscapesRoot, HiddenDots, AbsoluteConflict, BadHost, MissingHost, RepeatedHost, BareLF, BareCR, ObsFold, SpaceBeforeColon, BadFieldName, UnderscoreInName, MissingColon, BadFieldValue, BadLength, RepeatedLength, LengthAndCoding, UnknownCoding, CodingIn10, BadChunkSize, BadChunkExtension, BadChunkEnd, BadTrailer, ForbiddenTrailer, TrailersTooLarge, HeadersTooLarge, TooManyHeaders, TargetTooLong, UnknownExpectation, UnsupportedVersion, UpgradeWithBody, ConnectMethod, HeaderTimeout, BodyTimeout, BodyCutShort, BadProxyHeader, EngineRefused, PlainOnTLS, TooManyConns, TooManyFromAddr,
 	}
 }

@@ -119,7 +119,7 @@ func (r *Request) requestLine(line string, lim *Limits) *Fault {
 		r.Proto = 10
 	default:
 		if r.Method == "PROXY" {
-			return fault(BadProxyHeader, "no PROXY header", "a PROXY protocol header where none is expected: from a peer that is not trusted, or on a listener without it")
+			return unwantedProxyHeader()
 		}
 		if len(v) == 8 && v[:5] == "HTTP/" && v[6] == '.' && digits(v[5:6]) && digits(v[7:8]) {
 			return unsupported(v)
@@ -141,6 +141,13 @@ func (r *Request) requestLine(line string, lim *Limits) *Fault {
 		}
 	}
 	return nil
+}
+
+// proxyTwo is how a PROXY protocol header of version 2 begins (its specification, §2.2).
+const proxyTwo = "\r\n\r\n\x00\r\nQUIT\n"
+
+func unwantedProxyHeader() *Fault {
+	return fault(BadProxyHeader, "no PROXY header", "a PROXY protocol header where none is expected: from a peer that is not trusted, or on a listener without it")
 }
 
 func badMethod(method string) *Fault {

@@ -29,24 +29,40 @@ func (r *Response) parse(b []byte, method string, lim *Limits) *Fault {
 	line := view(b[:i-1])
 	// HTTP/1.1 200 OK
 	if len(line) < 12 || line[:7] != "HTTP/1." || line[8] != ' ' || (line[7] != '0' && line[7] != '1') || len(line) > 12 && line[12] != ' ' {
-		return fault(BadRequestLine, "HTTP/1.1 and a status", "the status line %s", excerpt(line, 80))
+		return fault(BadStatusLine, "HTTP/1.1 and a status", "the status line %s", excerpt(line, 80))
 	}
 	r.Proto = 10 + line[7] - '0'
 	n, err := strconv.ParseUint(line[9:12], 10, 16)
 	if err != nil || n < 100 || n > 599 {
-		return fault(BadRequestLine, "a status from 100 to 599", "the status line %s", excerpt(line, 80))
+		return fault(BadStatusLine, "a status from 100 to 599", "the status line %s", excerpt(line, 80))
 	}
 	r.Status = int(n)
 	if len(line) > 13 {
 		r.Phrase = line[13:]
 		if !all(r.Phrase, valueByte) {
-			return fault(BadRequestLine, "a phrase without control bytes", "the status line %s", excerpt(line, 80))
+			return fault(BadStatusLine, "a phrase without control bytes", "the status line %s", excerpt(line, 80))
 		}
 	}
 	if f := parseFields(b[i+1:], &r.Fields, lim); f != nil {
 		return f
 	}
 	return r.examine(method)
+}
+
+// notHTTP looks at the first bytes of an answer, before the whole head is there: a server of another protocol
+// may well wait for more and never end its line.
+func notHTTP(b []byte) *Fault {
+	const begin = "HTTP/1."
+	if n := min(len(b), len(begin)); string(b[:n]) == begin[:n] {
+		return nil
+	}
+	switch {
+	case len(b) >= 2 && (b[0] == 0x15 || b[0] == 0x16) && b[1] == 3: // an alert or a handshake, RFC 8446 §5.1
+		return fault(NotHTTP, "https:// in the url of the target", "the answer is in TLS")
+	case len(b) >= 9 && b[0] == 0 && b[1] == 0 && b[3] == 4 && string(b[5:9]) == "\x00\x00\x00\x00": // SETTINGS, RFC 9113 §6.5
+		return fault(NotHTTP, "protocol: h2 in the Upstream", "the answer is in HTTP/2")
+	}
+	return fault(NotHTTP, "an HTTP server at this port", "the answer begins with %s", excerpt(string(b), 40))
 }
 
 // examine settles how the content ends (RFC 9112 §6.3).

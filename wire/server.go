@@ -277,7 +277,7 @@ func (c *conn) readProxyHeader() *Fault {
 	br := bufio.NewReaderSize(c.nc, 1024)
 	h, err := readProxyHeader(br)
 	if isTimeout(err) {
-		return fault(BadProxyHeader, "a PROXY protocol header in time", "none came").status(408)
+		return fault(BadProxyHeader, "a PROXY protocol header in time", "no whole one came within %v", c.cfg.HandshakeTimeout).status(408)
 	}
 	if err != nil {
 		return fault(BadProxyHeader, "a PROXY protocol header, version 1 or 2", "from trusted peer %v: %v", c.call.Peer, err)

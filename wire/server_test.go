@@ -1169,7 +1169,7 @@ func TestGarbage(t *testing.T) {
 		{"\x00\x01\x02\x03", "0x00"},
 		{"SSH-2.0-OpenSSH_9.2\n", string(BareLF)},
 		{"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + get("/"), string(BadProxyHeader)},
-		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c", string(BadRequestLine)},
+		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c", string(BadProxyHeader)},
 		{"\x80\x80\x80", "0x80"},
 		{" GET / HTTP/1.1\r\n", "0x20"},
 		{Preface, string(UnsupportedVersion)},

@@ -139,7 +139,6 @@ func (d *stdServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	c := v.(*conn)
 	if sc, ok := nc.(*stdConn); ok {
 		sc.busy.Store(true)
-		sc.came.Store(0)
 		defer sc.busy.Store(false)
 	}
 	s := &stdStream{w: w, r: r, rc: http.NewResponseController(w), conn: c}
@@ -335,9 +334,12 @@ func (s *stdStream) next() ([]byte, bool, error) {
 	}
 	if err != nil {
 		s.spoiled = true
+		var f *Fault
 		var broken *net.OpError
 		var errno syscall.Errno
 		switch {
+		case errors.As(err, &f): // by stdConn
+			err = f
 		case isTimeout(err):
 			if !time.Now().Before(late) { // and not stopped
 				err = errBodyTimeout()
@@ -567,6 +569,9 @@ func (s *stdStream) tunnel() (net.Conn, []byte, error) {
 	if err != nil {
 		return nil, nil, errors.Join(errors.New("this connection cannot become a tunnel"), err)
 	}
+	if sc, ok := nc.(*stdConn); ok {
+		sc.raw.Store(true)
+	}
 	nc.SetDeadline(time.Time{})
 	if err := rw.Flush(); err != nil {
 		nc.Close()
@@ -575,62 +580,4 @@ func (s *stdStream) tunnel() (net.Conn, []byte, error) {
 	s.conn.std.of.Delete(nc)
 	pre, _ := rw.Peek(rw.Reader.Buffered())
 	return &tunnelConn{Conn: nc, c: s.conn}, pre, nil
-}
-
-// stdConn watches what net/http writes while no call is being served: an answer of its own to
-// a request that it refused to parse. That answer is replaced by one with a reason.
-type stdConn struct {
-	net.Conn
-	c    *conn
-	busy atomic.Bool
-	came atomic.Int64 // bytes of a request whose head is not complete
-}
-
-// Read counts what comes between calls. net/http closes without a word when the rest of a head does not come.
-func (sc *stdConn) Read(p []byte) (int, error) {
-	n, err := sc.Conn.Read(p)
-	if sc.busy.Load() {
-		return n, err
-	}
-	if came := sc.came.Add(int64(n)); came > 0 && n == 0 && isTimeout(err) {
-		sc.refuse(headTimeout(came, sc.c.srv.config.Load().HeaderTimeout))
-	}
-	return n, err
-}
-
-func (sc *stdConn) Write(p []byte) (int, error) {
-	status := 0
-	if !sc.busy.Load() && len(p) > 12 && string(p[:9]) == "HTTP/1.1 " && p[9] >= '4' {
-		status = int(p[9]-'0')*100 + int(p[10]-'0')*10 + int(p[11]-'0')
-	}
-	if status == 0 {
-		return sc.Conn.Write(p)
-	}
-	text := string(p)
-	if i := strings.LastIndex(text, "\r\n\r\n"); i >= 0 && i+4 < len(text) {
-		text = text[i+4:]
-	}
-	if !sc.refuse(fault(EngineRefused, "a well-formed request", "%s", excerpt(strings.TrimSpace(text), 120)).status(status)) {
-		return 0, errLeft
-	}
-	return len(p), nil
-}
-
-// refuse answers in the place of net/http, and reports whether the client took it.
-func (sc *stdConn) refuse(f *Fault) bool {
-	c := &conn{srv: sc.c.srv, cfg: sc.c.srv.config.Load(), listener: sc.c.listener, nc: sc.Conn, sock: sc.c.sock, closing: true}
-	c.call = Call{Listener: sc.c.listener, Start: time.Now(), Peer: sc.c.call.Peer, Announced: sc.c.call.Announced, TLS: sc.c.call.TLS, engine: c}
-	c.call.Request.Proto = 11
-	c.beginBody(0)
-	c.watch = c.srv.Watch
-	c.srv.Handler.Malformed(&c.call, f)
-	return !c.broken
-}
-
-// CloseWrite lets net/http end its side before it closes.
-func (sc *stdConn) CloseWrite() error {
-	if half, ok := sc.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
 }

@@ -47,35 +47,82 @@ func TestStd(t *testing.T) {
 	}
 }
 
-// TestStdRefusals: what net/http refuses by itself is answered with a reason all the same.
+// TestStdRefusals: over net/http the same requests are refused as by the own engine, for the same reasons, also
+// behind a good request.
 func TestStdRefusals(t *testing.T) {
-	s := start(t, stdListener, echo, nil)
-	for _, a := range []struct {
-		name, send string
-		status     int
-	}{
-		{"no HTTP", "hello\r\n\r\n", 400},
-		{"no Host", "GET / HTTP/1.1\r\n\r\n", 400},
-		{"two Hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400},
-		{"field name", "GET / HTTP/1.1\r\nHost: a\r\nX Y: z\r\n\r\n", 400},
-		{"coding", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501},
-		{"version", "GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505},
-		{"expect", "GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", 417},
-		{"too large", "GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("y", 100_000) + "\r\n\r\n", 431},
-		{"behind a good one", get("/") + "GET / HTTP/1.1\r\n\r\n", 400},
+	var sends []string
+	for _, a := range requestFaults {
+		if a.lim == nil && a.rule != BodyCutShort { // which would be waited for
+			sends = append(sends, a.bad, get("/")+a.bad)
+		}
+	}
+	agree(t, sends, 1<<20)
+}
+
+// TestStdBodies: so it is with what follows a head, however it arrives.
+func TestStdBodies(t *testing.T) {
+	var sends []string
+	for _, body := range []string{
+		"0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", "1\r\nh\r\n4;x=y\r\nello\r\n0\r\nX-Sum: 1\r\n\r\n", "00005\r\nhello\r\n0\r\n\r\n",
+		"5 \r\nhello\r\n0\r\n\r\n", "0x5\r\nhello\r\n0\r\n\r\n", "5\nhello\n0\n\n", "5\r\nhelloX0\r\n\r\n", "5\r\nhello\r\n0\r\nContent-Length: 5\r\n\r\n",
+		"5\r\nhello\r\n0\r\nX : y\r\n\r\n", "-1\r\n\r\n", "5\r\nhello\r\n0\r\n folded: y\r\n\r\n",
 	} {
-		t.Run(a.name, func(t *testing.T) {
-			c := s.dial()
-			c.send(a.send)
-			if strings.HasPrefix(a.send, get("/")) {
-				c.expect(200, "GET a /")
+		sends = append(sends, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"+body)
+	}
+	agree(t, sends, 1<<20)
+	agree(t, sends, 1)
+}
+
+// agree sends the same to both engines, in pieces of size bytes, and compares all that they answer.
+func agree(t *testing.T, sends []string, size int) {
+	t.Helper()
+	answers := map[*Listener][]string{}
+	for _, l := range []*Listener{nil, stdListener} {
+		t.Run(fmt.Sprintf("std %v, pieces of %d", l != nil, size), func(t *testing.T) {
+			s := start(t, l, echo, nil)
+			for _, send := range sends {
+				c := s.dial()
+				sent := make(chan struct{})
+				go func() {
+					defer close(sent)
+					for rest := send; rest != ""; {
+						n := min(size, len(rest))
+						if _, err := io.WriteString(c, rest[:n]); err != nil {
+							return
+						}
+						rest = rest[n:]
+					}
+				}()
+				text := ""
+				if strings.HasPrefix(send, get("/")) { // the good one before it
+					text = c.read("GET").text
+				}
+				g := c.read("POST")
+				answers[l] = append(answers[l], fmt.Sprintf("%s%d, close %v: %s", text, g.StatusCode, g.Close, g.text))
+				<-sent
 			}
-			g := c.expect(a.status, string(EngineRefused))
-			if !g.Close || g.ContentLength <= 0 {
-				t.Errorf("close %v, length %d", g.Close, g.ContentLength)
-			}
-			c.closed(5 * time.Second)
 		})
+	}
+	for i, send := range sends {
+		if own, std := answers[nil][i], answers[stdListener][i]; own != std {
+			t.Errorf("%q: %q, on std %q", send, own, std)
+		}
+	}
+}
+
+// TestStdOwnAnswer: should net/http ever refuse a request by itself, its answer gets a reason, too.
+func TestStdOwnAnswer(t *testing.T) {
+	s := start(t, stdListener, echo, nil)
+	near, far := net.Pipe()
+	defer near.Close()
+	sc := &stdConn{Conn: far, c: &conn{srv: s.Server, listener: stdListener, sock: far}}
+	go func() {
+		sc.Write([]byte("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request: odd"))
+		far.Close()
+	}()
+	answer, _ := io.ReadAll(near)
+	if text := string(answer); !strings.HasPrefix(text, "HTTP/1.1 400 ") || !strings.Contains(text, string(EngineRefused)) || !strings.Contains(text, "400 Bad Request: odd") {
+		t.Errorf("%q", text)
 	}
 }
 

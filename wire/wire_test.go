@@ -30,7 +30,9 @@ var provenElsewhere = map[Rule]string{
 	PlainOnTLS:      "TestPlainHTTPOnTLS",
 	TooManyConns:    "TestConnectionLimits",
 	TooManyFromAddr: "TestConnectionLimits",
-	EngineRefused:   "TestStdRefusals",
+	EngineRefused:   "TestStdOwnAnswer",
+	BadStatusLine:   "TestResponseFaults",
+	NotHTTP:         "TestBrokenAnswers",
 }
 
 // TestEveryRuleIsBroken sees to it that no rule goes without a message that breaks it.

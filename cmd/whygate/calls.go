@@ -101,7 +101,7 @@ is who would be refused if the policies that only watch were enforced.`,
 	c.Flags().StringSliceVar(&outcomes, "outcome", nil, "only calls that ended so: allowed, relayed, refused, failed, answered")
 	c.Flags().StringSliceVar(&flags, "flag", nil, "only calls with this mark: shadowed, hinted, retried, streamed, upgraded, client-gone, truncated, panicked, tls")
 	c.Flags().BoolVar(&callers, "callers", false, "count the calls of each caller for each reason, of the newest 10000 unless --limit says otherwise")
-	c.Flags().IntVarP(&limit, "limit", "n", 50, "at most so many")
+	c.Flags().IntVarP(&limit, "limit", "n", 50, "at most so many, up to 10000")
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "show calls as they come")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	a.nodeFlags(c)

@@ -59,7 +59,6 @@ that is refused, tells why, and leaves you four lines to try. Ctrl-C drains.`,
 	c.Flags().StringVar(&o.data, "data", filepath.Join(defaultData(), "demo"), "directory for records, keys and documents")
 	c.Flags().StringVar(&sample, "sample", "127.0.0.1:9000", "address of the sample shop")
 	o.commonFlags(c)
-	c.Flags().Set("log-level", "warn")
 	return c
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -19,7 +20,8 @@ func (a *app) reasonsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "reasons [CODE]",
 		Short:   "List the reasons of refusals, or tell about one",
-		Example: "  whygate reasons\n  whygate reasons rate-limit.exceeded\n  whygate reasons --markdown > reasons.md",
+		Long:    "Lists the reasons of refusals, all or those whose codes begin with a word, or tells about one.",
+		Example: "  whygate reasons\n  whygate reasons rate-limit\n  whygate reasons rate-limit.exceeded\n  whygate reasons --markdown > reasons.md",
 		RunE: func(_ *cobra.Command, args []string) error {
 			switch {
 			case asMarkdown && (asJSON || len(args) > 0):
@@ -28,12 +30,16 @@ func (a *app) reasonsCommand() *cobra.Command {
 				_, err := io.WriteString(a.out, reasonsMarkdown())
 				return err
 			case len(args) == 0:
-				return a.listReasons(asJSON)
+				return a.listReasons("", asJSON)
 			case len(args) > 1:
 				return usage("reasons takes one code")
 			}
 			r := reason.ByCode(args[0])
 			if r == nil {
+				family := strings.TrimRight(args[0], ".*") + "."
+				if slices.ContainsFunc(reason.All(), func(r *reason.Reason) bool { return strings.HasPrefix(r.Code, family) }) {
+					return a.listReasons(family, asJSON)
+				}
 				var codes []string
 				for _, r := range reason.All() {
 					codes = append(codes, r.Code)
@@ -66,10 +72,13 @@ func (a *app) reasonsCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) listReasons(asJSON bool) error {
+// listReasons lists the reasons whose codes begin so.
+func (a *app) listReasons(begin string, asJSON bool) error {
 	var pages []gateway.Page
 	for _, r := range reason.All() {
-		pages = append(pages, gateway.About(r))
+		if strings.HasPrefix(r.Code, begin) {
+			pages = append(pages, gateway.About(r))
+		}
 	}
 	if asJSON {
 		return a.printJSON(pages)

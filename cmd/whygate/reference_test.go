@@ -269,7 +269,7 @@ func cliPage() []byte {
 		}
 		var flags []string
 		c.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
-			if f.Name == "help" || f.Name == "version" {
+			if f.Name == "help" || f.Name == "version" && c.Parent() == nil {
 				return
 			}
 			name := "--" + f.Name

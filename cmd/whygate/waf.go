@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) wafCommand() *cobra.Command {
-	c := &cobra.Command{Use: "waf", Short: "Work on the exclusions of the policy waf"}
+	c := &cobra.Command{Use: "waf", Short: "Work on the exclusions of the policy waf", Example: "  whygate waf suggest last"}
 	c.AddCommand(a.wafSuggestCommand())
 	return c
 }
