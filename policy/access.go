@@ -32,7 +32,8 @@ type AccessList struct {
 	Teams []string `json:"teams" example:"[finance]"`
 	// Tenants whose applications are meant: tenant of the Application.
 	Tenants []string `json:"tenants" example:"[acme]"`
-	// Subjects as identities name them: the claim sub of a token, a user name; of an API key its application.
+	// Subjects as identities name them: the claim sub of a token, a user name, the subject of a certificate; of an API key or
+	// a signature its application.
 	Subjects []string `json:"subjects" example:"[alice]"`
 }
 

@@ -326,7 +326,7 @@ func (c *AnyOf) missing(x *Exchange) reason.Verdict {
 }
 
 // Check asks all methods. The first to identify an application says which one calls, and they must agree on
-// it. The first identity counts, unless a later one carries the claims of an issuer and it does not.
+// it. The first identity counts, unless a later one is that of a token and it is not: its claims say most.
 func (c *AllOf) Check(x *Exchange) reason.Verdict {
 	var facts []reason.Fact
 	var open attempts
@@ -343,7 +343,7 @@ func (c *AllOf) Check(x *Exchange) reason.Verdict {
 		case before.application != nil && x.Application != before.application:
 			return c.conflict(x, before)
 		}
-		if id := before.identity; id != nil && (x.Identity == nil || id.Claims != nil || x.Identity.Claims == nil) {
+		if id := before.identity; id != nil && (x.Identity == nil || isToken(id) || !isToken(x.Identity)) {
 			x.Identity = id
 		}
 		if before.application != nil {
@@ -356,6 +356,11 @@ func (c *AllOf) Check(x *Exchange) reason.Verdict {
 		return reason.Pass(c.facts(open, "accepted")...)
 	}
 	return reason.Verdict{Facts: facts}
+}
+
+// isToken says that an identity is what an issuer claims.
+func isToken(id *consumer.Identity) bool {
+	return id != nil && (id.Method == "jwt" || id.Method == "introspection")
 }
 
 // refuse tells the refusal of a method. Those behind it say what they would say, so that nobody finds

@@ -391,12 +391,13 @@ func TestAllOf(t *testing.T) {
 	}
 }
 
-// TestAllOfIdentity: the first identity counts, and claims of an issuer beat none.
+// TestAllOfIdentity: the first identity counts, and that of a token beats others.
 func TestAllOfIdentity(t *testing.T) {
 	b := newTestbed(t)
 	acme := b.application("acme")
 	plain, other := &consumer.Identity{Subject: "acme"}, &consumer.Identity{Subject: "other"}
-	token := &consumer.Identity{Subject: "ann", Claims: map[string]any{"sub": "ann"}}
+	token := &consumer.Identity{Subject: "ann", Method: "jwt", Claims: map[string]any{"sub": "ann"}}
+	certificate := &consumer.Identity{Subject: "CN=acme", Method: "mtls", Claims: map[string]any{"subject": "CN=acme"}}
 	for _, c := range []struct {
 		list []Step
 		want *consumer.Identity
@@ -404,6 +405,8 @@ func TestAllOfIdentity(t *testing.T) {
 		{steps(said{says: accepting(plain, acme)}, said{says: accepting(other, nil)}), plain},
 		{steps(said{says: accepting(plain, acme)}, said{says: accepting(token, nil)}), token},
 		{steps(said{says: accepting(token, nil)}, said{says: accepting(plain, acme)}), token},
+		{steps(said{says: accepting(certificate, acme)}, said{says: accepting(token, nil)}), token},
+		{steps(said{says: accepting(token, nil)}, said{says: accepting(certificate, acme)}), token},
 		{steps(said{says: accepting(nil, nil)}, said{says: accepting(plain, acme)}), plain},
 		{steps(said{says: accepting(plain, acme)}, said{says: accepting(nil, nil)}), plain},
 	} {

@@ -180,7 +180,7 @@ func (e *entitlement) refuse(x *Exchange, held []string) reason.Verdict {
 	if slip := e.slip(missing, held); slip != "" {
 		facts = append(facts, reason.Own("slip", slip))
 	}
-	if c := x.Credential; c != nil && x.Identity == c.Identity {
+	if c := x.Credential; c != nil && !isToken(x.Identity) {
 		facts = append(facts, reason.Rule("credential", c.Name).At(c.Source), reason.Rule("written", c.Source.String()))
 	}
 	if e.scope != "" && byToken(x) {
@@ -217,7 +217,7 @@ func byToken(x *Exchange) bool {
 	if x.Identity == nil {
 		return false
 	}
-	if x.Identity.Method == "jwt" || x.Identity.Method == "introspection" {
+	if isToken(x.Identity) {
 		return true
 	}
 	_, ok := bearer(x.Fields.Get(wire.Authorization))

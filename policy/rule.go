@@ -27,7 +27,8 @@ import (
 //     request.cookies["name"], whose values explanations never show
 //   - request.params["name"] (of the route's path), decoded like the query
 //   - client.ip, client.hop (its position in X-Forwarded-For, 0 for the connection itself)
-//   - identity.subject, .issuer, .method (key-auth, jwt, …), .scopes, .roles, .groups, and claims of the token
+//   - identity.subject, .issuer, .method (key-auth, jwt, …), .scopes, .roles, .groups, and claims of the token (of a
+//     certificate: claims.subject, .issuer, .fingerprint and .names)
 //   - application.name, application.team, application.tenant, plan, api, version, stage, route
 //   - now, the time of the call: now.getHours("Europe/Berlin") < 18
 //   - body, the content as JSON: body.amount < 1000
