@@ -267,7 +267,7 @@ func (c *AnyOf) refuse(x *Exchange, tried attempts) reason.Verdict {
 	}
 	told := tried.told()
 	x.setCaller(told.caller)
-	var challenges []string
+	challenges := challengesIn(told.extra) // before others, which may say another thing of the same token
 	for i := range tried {
 		challenges = append(challenges, challengesIn(tried[i].extra)...)
 	}
@@ -454,10 +454,18 @@ func challengesIn(fields wire.Fields) (challenges []string) {
 	return challenges
 }
 
-// challenge puts one field for each challenge into the answer (RFC 9110 §11.6.1).
+// challenge puts one field for each challenge into the answer (RFC 9110 §11.6.1). Of those for tokens of one realm the first
+// is enough: clients take the error of one of them (RFC 6750 §3).
 func (x *Exchange) challenge(challenges []string) {
+	space := func(c string) string { // scheme and realm of a token's
+		if !strings.HasPrefix(c, "Bearer realm=") {
+			return c
+		}
+		realm, _, _ := strings.Cut(c, ",")
+		return realm
+	}
 	for i, c := range challenges {
-		if !slices.Contains(challenges[:i], c) {
+		if !slices.ContainsFunc(challenges[:i], func(before string) bool { return space(before) == space(c) }) {
 			x.Extra.Add("WWW-Authenticate", c)
 		}
 	}

@@ -186,6 +186,21 @@ func TestAnyOfTells(t *testing.T) {
 	}
 }
 
+// TestAnyOfAsksOnce: two methods that read the same token say in one challenge what is wrong with it, that of the refusal
+// which is told.
+func TestAnyOfAsksOnce(t *testing.T) {
+	b := newTestbed(t)
+	list := steps(said{presents: true, says: refusing(jwtMalformed, `Bearer realm="orders", error="invalid_token", error_description="one"`)},
+		said{presents: true, says: refusing(introspectionInactive, `Bearer realm="orders", error="invalid_token", error_description="two"`)},
+		said{presents: true, says: refusing(keyUnknown, `ApiKey realm="orders"`)},
+		said{presents: true, says: refusing(keyUnknown, `Bearer realm="theirs"`)})
+	x := b.call("GET /")
+	wants(t, NewMethods(list, "any").Check(x), "introspection.inactive")
+	if got := challenges(x); !slices.Equal(got, []string{`Bearer realm="orders", error="invalid_token", error_description="two"`, `ApiKey realm="orders"`, `Bearer realm="theirs"`}) {
+		t.Errorf("challenges %q", got)
+	}
+}
+
 // TestAnyOfLeavesNothing: what a method that refused has found does not count.
 func TestAnyOfLeavesNothing(t *testing.T) {
 	b := newTestbed(t)
