@@ -191,11 +191,11 @@ func TestAnyOfTells(t *testing.T) {
 func TestAnyOfAsksOnce(t *testing.T) {
 	b := newTestbed(t)
 	list := steps(said{presents: true, says: refusing(jwtMalformed, `Bearer realm="orders", error="invalid_token", error_description="one"`)},
-		said{presents: true, says: refusing(introspectionInactive, `Bearer realm="orders", error="invalid_token", error_description="two"`)},
+		said{presents: true, says: refusing(jwtExpired, `Bearer realm="orders", error="invalid_token", error_description="two"`)},
 		said{presents: true, says: refusing(keyUnknown, `ApiKey realm="orders"`)},
 		said{presents: true, says: refusing(keyUnknown, `Bearer realm="theirs"`)})
 	x := b.call("GET /")
-	wants(t, NewMethods(list, "any").Check(x), "introspection.inactive")
+	wants(t, NewMethods(list, "any").Check(x), "jwt.expired")
 	if got := challenges(x); !slices.Equal(got, []string{`Bearer realm="orders", error="invalid_token", error_description="two"`, `ApiKey realm="orders"`, `Bearer realm="theirs"`}) {
 		t.Errorf("challenges %q", got)
 	}
