@@ -26,8 +26,8 @@ import (
 // alg are respected, and headers with crit are refused. A token that passed once is remembered by its SHA-256 until it
 // expires, for as long as the issuer has its keys; times are compared on every call.
 //
-// A route with a jwt of its own takes that instead of its API's, so that audiences can differ by route. What a token claims
-// reaches the upstream as headers by the policy transform: `X-Tenant: "{claim.tenant}"`.
+// A route with a jwt of its own takes that instead of its API's, so that audiences can differ by route. The upstream is told
+// who calls in Whygate-Subject, and what else the token claims by the policy transform: `X-Tenant: "{claim.tenant}"`.
 //
 // A Credential with token.client says which application a token belongs to. Without one the caller has an
 // identity and no application, which is enough for rules, not for subscriptions.
