@@ -176,7 +176,7 @@ const maxNearNames = 10000
 func (c *accessCheck) Check(x *Exchange) reason.Verdict {
 	word, name := c.deny.match(x)
 	if word != "" && !x.lifted(accessDenied) {
-		return x.unlessNamed(accessDenied.Refuse(append([]reason.Fact{reason.Rule("match", word+" "+strconv.Quote(name)).At(c.denyAt), reason.Rule("denied", bounded(c.deny.list))}, callerFacts(x)...)...), "")
+		return x.unlessNamed(accessDenied.Refuse(append([]reason.Fact{reason.Rule("match", word+" "+strconv.Quote(name)).At(c.denyAt), reason.Rule("denied", bounded(c.deny.list))}, callerFacts(x)...)...))
 	}
 	word, name = c.allow.match(x)
 	if word == "" && len(c.allow.list) > 0 {
@@ -184,7 +184,7 @@ func (c *accessCheck) Check(x *Exchange) reason.Verdict {
 		if near := c.near(x); near != "" {
 			facts = append(facts, reason.Rule("near", near))
 		}
-		return x.unlessNamed(accessNotAllowed.Refuse(facts...), "")
+		return x.unlessNamed(accessNotAllowed.Refuse(facts...))
 	}
 	if x.Explaining {
 		if word != "" {

@@ -20,7 +20,7 @@ type Authenticator interface {
 }
 
 // challenger is an Authenticator that a WWW-Authenticate field can ask for.
-type challenger interface{ Challenge() string }
+type challenger interface{ Challenge(x *Exchange) string }
 
 // AnyOf is several methods on one route, one of which has to identify the caller.
 type AnyOf struct{ group }
@@ -273,7 +273,7 @@ func (c *AnyOf) refuse(x *Exchange, tried attempts) reason.Verdict {
 	}
 	for i := range c.Methods {
 		if ch, ok := c.Methods[i].Check.(challenger); ok && tried.of(&c.Methods[i]) == nil {
-			challenges = append(challenges, ch.Challenge())
+			challenges = append(challenges, ch.Challenge(x))
 		}
 	}
 	if told.verdict.StatusCode() != 401 {
@@ -413,7 +413,7 @@ func (c *AllOf) conflict(x *Exchange, before caller) reason.Verdict {
 	var challenges []string
 	for i := range c.Methods {
 		if ch, ok := c.Methods[i].Check.(challenger); ok {
-			challenges = append(challenges, ch.Challenge())
+			challenges = append(challenges, ch.Challenge(x))
 		}
 	}
 	x.challenge(challenges)
@@ -422,22 +422,16 @@ func (c *AllOf) conflict(x *Exchange, before caller) reason.Verdict {
 }
 
 // unlessNamed makes a refusal of what a caller may do into a 401, where the caller is anonymous and the route takes credentials,
-// which might be of somebody who may (RFC 9110 §15.5.2). scope is for those with bearer tokens (RFC 6750 §3).
-func (x *Exchange) unlessNamed(v reason.Verdict, scope string) reason.Verdict {
+// which might be of somebody who may (RFC 9110 §15.5.2).
+func (x *Exchange) unlessNamed(v reason.Verdict) reason.Verdict {
 	if x.methods == nil {
 		return v
 	}
 	var challenges []string
 	for i := range x.methods.Methods {
-		ch, ok := x.methods.Methods[i].Check.(challenger)
-		if !ok {
-			continue
+		if ch, ok := x.methods.Methods[i].Check.(challenger); ok {
+			challenges = append(challenges, ch.Challenge(x))
 		}
-		text := ch.Challenge()
-		if scope != "" && strings.HasPrefix(text, "Bearer ") && !strings.Contains(text, ", scope=") {
-			text += ", scope=" + quote(scope)
-		}
-		challenges = append(challenges, text)
 	}
 	x.challenge(challenges)
 	v.Status = 401

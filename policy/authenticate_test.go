@@ -277,6 +277,7 @@ func TestAnyOfWithAnonymous(t *testing.T) {
 	}
 	// The challenge for tokens names the scope.
 	tokens := NewMethods(steps(b.check("jwt", `{jwks: "http://127.0.0.1:1/keys"}`), b.check("anonymous", `{}`)), "any")
+	b.route.Scope = "a b c"
 	x = b.call("GET /")
 	wants(t, tokens.Check(x), "")
 	wants(t, b.check("scopes", `{all: [a, b], any: [c, d]}`).Check(x), "scopes.insufficient")

@@ -76,6 +76,9 @@ func (e *Env) lintNobody(code, consequence string) {
 	}
 }
 
+// Scope is what the caller needs at least, for challenges to bearer tokens.
+func (e *entitlement) Scope() string { return e.scope }
+
 // words writes `scope "a"`, `scopes "a" and "b"`.
 func (e *entitlement) words(names []string, and string) string {
 	if len(names) == 0 {
@@ -186,7 +189,7 @@ func (e *entitlement) refuse(x *Exchange, held []string) reason.Verdict {
 	if e.scope != "" && byToken(x) {
 		x.Extra.Put(wire.WWWAuthenticate, "Bearer realm="+quote(x.Route.API)+`, error="insufficient_scope", scope=`+quote(e.scope))
 	}
-	return x.unlessNamed(e.reason.Refuse(facts...), e.scope)
+	return x.unlessNamed(e.reason.Refuse(facts...))
 }
 
 // slip finds a name that is held and was probably meant.

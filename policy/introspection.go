@@ -305,7 +305,7 @@ type introspectedCaller struct {
 
 // Compile checks the settings.
 func (p *Introspection) Compile(env *Env) any {
-	c := &introspectionCheck{places: p.TokenPlace.compile(env, p.ChallengeScopes), claimCheck: p.TokenClaims.compile(env, p.Issuer, &introspectionReasons),
+	c := &introspectionCheck{places: p.TokenPlace.compile(env, &p.TokenClaims), claimCheck: p.TokenClaims.compile(env, p.Issuer, &introspectionReasons),
 		stale: time.Duration(p.StaleFor), failOpen: p.FailOpen, at: env.Source("endpoint")}
 	c.accepted.init()
 	u, err := url.Parse(p.Endpoint)

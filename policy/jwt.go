@@ -183,7 +183,7 @@ type acceptedToken struct {
 
 // Compile checks the settings and takes up the keys.
 func (p *JWT) Compile(env *Env) any {
-	c := &jwtCheck{places: p.TokenPlace.compile(env, p.ChallengeScopes), claimCheck: p.TokenClaims.compile(env, p.Issuer, &jwtReasons),
+	c := &jwtCheck{places: p.TokenPlace.compile(env, &p.TokenClaims), claimCheck: p.TokenClaims.compile(env, p.Issuer, &jwtReasons),
 		algorithms: p.Algorithms, leeway: time.Duration(p.Leeway), refetch: time.Duration(p.Refetch), accept: p.Accept, noExpiry: p.NoExpiry,
 		at: env.Source(""), algAt: env.Source("algorithms")}
 	if len(c.algorithms) == 0 {

@@ -315,7 +315,7 @@ func (c *mtlsCheck) Presents(x *Exchange) bool {
 func (c *mtlsCheck) Wants() string { return "a client certificate" }
 
 // Challenge is what a 401 asks for. No scheme is registered for certificates.
-func (c *mtlsCheck) Challenge() string { return c.challenge }
+func (c *mtlsCheck) Challenge(*Exchange) string { return c.challenge }
 
 // behindProxy says that the call comes from a trusted proxy, which writes the certificate of its client into a
 // header. The certificate of the connection would be that of the proxy. Who is announced by PROXY protocol

@@ -298,7 +298,7 @@ func (c *ruleCheck) denied(v *vars, r *rule) reason.Verdict {
 // unlessNamed is Exchange.unlessNamed where the rule asks who calls: other refusals would be the same for everybody.
 func (r *rule) unlessNamed(x *Exchange, v reason.Verdict) reason.Verdict {
 	if r.when.caller {
-		return x.unlessNamed(v, "")
+		return x.unlessNamed(v)
 	}
 	return v
 }

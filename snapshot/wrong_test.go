@@ -48,7 +48,7 @@ var wrongHeader = []string{`"X Key"`, `"X-Käse"`, `"X:Y"`}
 var wrongClaims = map[string][]string{
 	"header": wrongHeader, "cookie": {`"a b"`, `"a;b"`}, "query": anyText,
 	"audience[0]": {`""`}, "claims[0].name": {`""`}, "claims[0].values[0]": anyText, "subjectClaim": anyText, "scopeClaim": anyText, "rolesClaim": anyText,
-	"groupsClaim": anyText, "clientClaim": anyText, "challengeScopes[0]": {`"a b"`, `"a\"b"`},
+	"groupsClaim": anyText, "clientClaim": anyText, "challengeScopes[0]": {`"a b"`, `"a\"b"`}, "resourceMetadata": {`"metadata"`, `"ftp://a/"`, `"https://"`, `"https://a/#b"`},
 }
 
 func withClaims(own map[string][]string) map[string][]string {
