@@ -148,3 +148,28 @@ func TestIssuer(t *testing.T) {
 		until(t, n, "", fresh)
 	})
 }
+
+// Upstreams are told who calls, by nobody but the gateway, and nothing that would break the request.
+func TestSubjectReachesUpstream(t *testing.T) {
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		is := issuer.Start(t)
+		up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "%q %q %q", r.Header.Values("Whygate-Subject"), r.Header.Values("Whygate-Application"), r.Header.Values("X-Evil"))
+		})
+		key, app := whytest.Consumer("shop", "")
+		n := whytest.Start(t, engine, whytest.API(up.URL, "/", fmt.Sprintf("  - jwt: {issuer: %q}\n  - key-auth: {}\n  - anonymous: {}", is.URL))+app)
+		keysArrive(t, n)
+		bearer := func(sub any) string {
+			return "Authorization: Bearer " + is.Token(lasting(map[string]any{"sub": sub, "azp": nil}))
+		}
+		for _, c := range []struct{ header, want string }{
+			{bearer("ann"), `["ann"] [] []`}, {bearer("Änne Ö"), `["Änne Ö"] [] []`}, {bearer("a\r\nX-Evil: 1"), `[] [] []`}, {bearer("a\x00"), `[] [] []`}, {bearer(strings.Repeat("a", 257)), `[] [] []`},
+			{bearer(nil), `[] [] []`}, {"X-Api-Key: " + key, `[] ["shop"] []`}, {"X-Other: 1", `[] [] []`},
+		} {
+			a := n.Call("GET", "/", "", c.header, "Whygate-Subject: admin", "whygate-application: admin")
+			if a.StatusCode != 200 || string(a.Body) != c.want {
+				t.Errorf("%.60s: %d %s, want %s", c.header, a.StatusCode, a.Body, c.want)
+			}
+		}
+	})
+}

@@ -134,10 +134,28 @@ func (c *call) introduce(o *wire.Outgoing) {
 	if x.Application != nil {
 		o.Fields.Add("Whygate-Application", x.Application.Name)
 	}
+	if s := subjectFor(x); s != "" {
+		o.Fields.Add("Whygate-Subject", s)
+	}
 	if x.Plan != nil {
 		o.Fields.Add("Whygate-Plan", x.Plan.Name)
 	}
 	o.Fields.Put(wire.Via, viaOf(x.Proto))
+}
+
+// subjectFor is who calls as upstreams are told, where that is neither nobody in particular nor just the application, and can
+// stand in a field.
+func subjectFor(x *policy.Exchange) string {
+	id := x.Identity
+	if id == nil || id.Method == "anonymous" || len(id.Subject) > 256 || x.Application != nil && id.Subject == x.Application.Name {
+		return ""
+	}
+	for i := 0; i < len(id.Subject); i++ {
+		if c := id.Subject[i]; c < ' ' || c == 0x7f {
+			return ""
+		}
+	}
+	return strings.TrimSpace(id.Subject)
 }
 
 func viaOf(proto uint8) string {

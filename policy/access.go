@@ -32,7 +32,8 @@ type AccessList struct {
 	Teams []string `json:"teams" example:"[finance]"`
 	// Tenants whose applications are meant: tenant of the Application.
 	Tenants []string `json:"tenants" example:"[acme]"`
-	// Subjects as identities name them: the claim sub of a token, a user name; of an API key its application.
+	// Subjects as identities name them: the claim sub of a token, a user name, the subject of a certificate; of an API key or
+	// a signature its application.
 	Subjects []string `json:"subjects" example:"[alice]"`
 }
 
@@ -175,7 +176,7 @@ const maxNearNames = 10000
 func (c *accessCheck) Check(x *Exchange) reason.Verdict {
 	word, name := c.deny.match(x)
 	if word != "" && !x.lifted(accessDenied) {
-		return x.unlessNamed(accessDenied.Refuse(append([]reason.Fact{reason.Rule("match", word+" "+strconv.Quote(name)).At(c.denyAt), reason.Rule("denied", bounded(c.deny.list))}, callerFacts(x)...)...), "")
+		return x.unlessNamed(accessDenied.Refuse(append([]reason.Fact{reason.Rule("match", word+" "+strconv.Quote(name)).At(c.denyAt), reason.Rule("denied", bounded(c.deny.list))}, callerFacts(x)...)...))
 	}
 	word, name = c.allow.match(x)
 	if word == "" && len(c.allow.list) > 0 {
@@ -183,7 +184,7 @@ func (c *accessCheck) Check(x *Exchange) reason.Verdict {
 		if near := c.near(x); near != "" {
 			facts = append(facts, reason.Rule("near", near))
 		}
-		return x.unlessNamed(accessNotAllowed.Refuse(facts...), "")
+		return x.unlessNamed(accessNotAllowed.Refuse(facts...))
 	}
 	if x.Explaining {
 		if word != "" {

@@ -20,7 +20,7 @@ type Authenticator interface {
 }
 
 // challenger is an Authenticator that a WWW-Authenticate field can ask for.
-type challenger interface{ Challenge() string }
+type challenger interface{ Challenge(x *Exchange) string }
 
 // AnyOf is several methods on one route, one of which has to identify the caller.
 type AnyOf struct{ group }
@@ -267,13 +267,13 @@ func (c *AnyOf) refuse(x *Exchange, tried attempts) reason.Verdict {
 	}
 	told := tried.told()
 	x.setCaller(told.caller)
-	var challenges []string
+	challenges := challengesIn(told.extra) // before others, which may say another thing of the same token
 	for i := range tried {
 		challenges = append(challenges, challengesIn(tried[i].extra)...)
 	}
 	for i := range c.Methods {
 		if ch, ok := c.Methods[i].Check.(challenger); ok && tried.of(&c.Methods[i]) == nil {
-			challenges = append(challenges, ch.Challenge())
+			challenges = append(challenges, ch.Challenge(x))
 		}
 	}
 	if told.verdict.StatusCode() != 401 {
@@ -326,7 +326,7 @@ func (c *AnyOf) missing(x *Exchange) reason.Verdict {
 }
 
 // Check asks all methods. The first to identify an application says which one calls, and they must agree on
-// it. The first identity counts, unless a later one carries the claims of an issuer and it does not.
+// it. The first identity counts, unless a later one is that of a token and it is not: its claims say most.
 func (c *AllOf) Check(x *Exchange) reason.Verdict {
 	var facts []reason.Fact
 	var open attempts
@@ -343,7 +343,7 @@ func (c *AllOf) Check(x *Exchange) reason.Verdict {
 		case before.application != nil && x.Application != before.application:
 			return c.conflict(x, before)
 		}
-		if id := before.identity; id != nil && (x.Identity == nil || id.Claims != nil || x.Identity.Claims == nil) {
+		if id := before.identity; id != nil && (x.Identity == nil || isToken(id) || !isToken(x.Identity)) {
 			x.Identity = id
 		}
 		if before.application != nil {
@@ -356,6 +356,11 @@ func (c *AllOf) Check(x *Exchange) reason.Verdict {
 		return reason.Pass(c.facts(open, "accepted")...)
 	}
 	return reason.Verdict{Facts: facts}
+}
+
+// isToken says that an identity is what an issuer claims.
+func isToken(id *consumer.Identity) bool {
+	return id != nil && (id.Method == "jwt" || id.Method == "introspection")
 }
 
 // refuse tells the refusal of a method. Those behind it say what they would say, so that nobody finds
@@ -408,7 +413,7 @@ func (c *AllOf) conflict(x *Exchange, before caller) reason.Verdict {
 	var challenges []string
 	for i := range c.Methods {
 		if ch, ok := c.Methods[i].Check.(challenger); ok {
-			challenges = append(challenges, ch.Challenge())
+			challenges = append(challenges, ch.Challenge(x))
 		}
 	}
 	x.challenge(challenges)
@@ -417,22 +422,16 @@ func (c *AllOf) conflict(x *Exchange, before caller) reason.Verdict {
 }
 
 // unlessNamed makes a refusal of what a caller may do into a 401, where the caller is anonymous and the route takes credentials,
-// which might be of somebody who may (RFC 9110 §15.5.2). scope is for those with bearer tokens (RFC 6750 §3).
-func (x *Exchange) unlessNamed(v reason.Verdict, scope string) reason.Verdict {
+// which might be of somebody who may (RFC 9110 §15.5.2).
+func (x *Exchange) unlessNamed(v reason.Verdict) reason.Verdict {
 	if x.methods == nil {
 		return v
 	}
 	var challenges []string
 	for i := range x.methods.Methods {
-		ch, ok := x.methods.Methods[i].Check.(challenger)
-		if !ok {
-			continue
+		if ch, ok := x.methods.Methods[i].Check.(challenger); ok {
+			challenges = append(challenges, ch.Challenge(x))
 		}
-		text := ch.Challenge()
-		if scope != "" && strings.HasPrefix(text, "Bearer ") && !strings.Contains(text, ", scope=") {
-			text += ", scope=" + quote(scope)
-		}
-		challenges = append(challenges, text)
 	}
 	x.challenge(challenges)
 	v.Status = 401
@@ -449,10 +448,18 @@ func challengesIn(fields wire.Fields) (challenges []string) {
 	return challenges
 }
 
-// challenge puts one field for each challenge into the answer (RFC 9110 §11.6.1).
+// challenge puts one field for each challenge into the answer (RFC 9110 §11.6.1). Of those for tokens of one realm the first
+// is enough: clients take the error of one of them (RFC 6750 §3).
 func (x *Exchange) challenge(challenges []string) {
+	space := func(c string) string { // scheme and realm of a token's
+		if !strings.HasPrefix(c, "Bearer realm=") {
+			return c
+		}
+		realm, _, _ := strings.Cut(c, ",")
+		return realm
+	}
 	for i, c := range challenges {
-		if !slices.Contains(challenges[:i], c) {
+		if !slices.ContainsFunc(challenges[:i], func(before string) bool { return space(before) == space(c) }) {
 			x.Extra.Add("WWW-Authenticate", c)
 		}
 	}

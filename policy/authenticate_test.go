@@ -186,6 +186,21 @@ func TestAnyOfTells(t *testing.T) {
 	}
 }
 
+// TestAnyOfAsksOnce: two methods that read the same token say in one challenge what is wrong with it, that of the refusal
+// which is told.
+func TestAnyOfAsksOnce(t *testing.T) {
+	b := newTestbed(t)
+	list := steps(said{presents: true, says: refusing(jwtMalformed, `Bearer realm="orders", error="invalid_token", error_description="one"`)},
+		said{presents: true, says: refusing(jwtExpired, `Bearer realm="orders", error="invalid_token", error_description="two"`)},
+		said{presents: true, says: refusing(keyUnknown, `ApiKey realm="orders"`)},
+		said{presents: true, says: refusing(keyUnknown, `Bearer realm="theirs"`)})
+	x := b.call("GET /")
+	wants(t, NewMethods(list, "any").Check(x), "jwt.expired")
+	if got := challenges(x); !slices.Equal(got, []string{`Bearer realm="orders", error="invalid_token", error_description="two"`, `ApiKey realm="orders"`, `Bearer realm="theirs"`}) {
+		t.Errorf("challenges %q", got)
+	}
+}
+
 // TestAnyOfLeavesNothing: what a method that refused has found does not count.
 func TestAnyOfLeavesNothing(t *testing.T) {
 	b := newTestbed(t)
@@ -262,6 +277,7 @@ func TestAnyOfWithAnonymous(t *testing.T) {
 	}
 	// The challenge for tokens names the scope.
 	tokens := NewMethods(steps(b.check("jwt", `{jwks: "http://127.0.0.1:1/keys"}`), b.check("anonymous", `{}`)), "any")
+	b.route.Scope = "a b c"
 	x = b.call("GET /")
 	wants(t, tokens.Check(x), "")
 	wants(t, b.check("scopes", `{all: [a, b], any: [c, d]}`).Check(x), "scopes.insufficient")
@@ -391,12 +407,13 @@ func TestAllOf(t *testing.T) {
 	}
 }
 
-// TestAllOfIdentity: the first identity counts, and claims of an issuer beat none.
+// TestAllOfIdentity: the first identity counts, and that of a token beats others.
 func TestAllOfIdentity(t *testing.T) {
 	b := newTestbed(t)
 	acme := b.application("acme")
 	plain, other := &consumer.Identity{Subject: "acme"}, &consumer.Identity{Subject: "other"}
-	token := &consumer.Identity{Subject: "ann", Claims: map[string]any{"sub": "ann"}}
+	token := &consumer.Identity{Subject: "ann", Method: "jwt", Claims: map[string]any{"sub": "ann"}}
+	certificate := &consumer.Identity{Subject: "CN=acme", Method: "mtls", Claims: map[string]any{"subject": "CN=acme"}}
 	for _, c := range []struct {
 		list []Step
 		want *consumer.Identity
@@ -404,6 +421,8 @@ func TestAllOfIdentity(t *testing.T) {
 		{steps(said{says: accepting(plain, acme)}, said{says: accepting(other, nil)}), plain},
 		{steps(said{says: accepting(plain, acme)}, said{says: accepting(token, nil)}), token},
 		{steps(said{says: accepting(token, nil)}, said{says: accepting(plain, acme)}), token},
+		{steps(said{says: accepting(certificate, acme)}, said{says: accepting(token, nil)}), token},
+		{steps(said{says: accepting(token, nil)}, said{says: accepting(certificate, acme)}), token},
 		{steps(said{says: accepting(nil, nil)}, said{says: accepting(plain, acme)}), plain},
 		{steps(said{says: accepting(plain, acme)}, said{says: accepting(nil, nil)}), plain},
 	} {

@@ -153,7 +153,7 @@ func (c *basicCheck) Wants() string { return "a user name and password in Author
 func (c *basicCheck) HeaderName() string { return "Authorization" }
 
 // Challenge is what a 401 asks for.
-func (c *basicCheck) Challenge() string { return c.challenge }
+func (c *basicCheck) Challenge(*Exchange) string { return c.challenge }
 
 // basicField is the first Authorization field of the scheme, and how many there are.
 func basicField(x *Exchange) (v string, n int) {

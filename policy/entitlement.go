@@ -76,6 +76,9 @@ func (e *Env) lintNobody(code, consequence string) {
 	}
 }
 
+// Scope is what the caller needs at least, for challenges to bearer tokens.
+func (e *entitlement) Scope() string { return e.scope }
+
 // words writes `scope "a"`, `scopes "a" and "b"`.
 func (e *entitlement) words(names []string, and string) string {
 	if len(names) == 0 {
@@ -180,13 +183,13 @@ func (e *entitlement) refuse(x *Exchange, held []string) reason.Verdict {
 	if slip := e.slip(missing, held); slip != "" {
 		facts = append(facts, reason.Own("slip", slip))
 	}
-	if c := x.Credential; c != nil && x.Identity == c.Identity {
+	if c := x.Credential; c != nil && !isToken(x.Identity) {
 		facts = append(facts, reason.Rule("credential", c.Name).At(c.Source), reason.Rule("written", c.Source.String()))
 	}
 	if e.scope != "" && byToken(x) {
 		x.Extra.Put(wire.WWWAuthenticate, "Bearer realm="+quote(x.Route.API)+`, error="insufficient_scope", scope=`+quote(e.scope))
 	}
-	return x.unlessNamed(e.reason.Refuse(facts...), e.scope)
+	return x.unlessNamed(e.reason.Refuse(facts...))
 }
 
 // slip finds a name that is held and was probably meant.
@@ -217,7 +220,7 @@ func byToken(x *Exchange) bool {
 	if x.Identity == nil {
 		return false
 	}
-	if x.Identity.Method == "jwt" || x.Identity.Method == "introspection" {
+	if isToken(x.Identity) {
 		return true
 	}
 	_, ok := bearer(x.Fields.Get(wire.Authorization))

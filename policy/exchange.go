@@ -190,6 +190,8 @@ type Route struct {
 	Source   *reason.Source
 	// NoUpstream says that nothing stands behind the policies: mock answers what they let pass.
 	NoUpstream bool
+	// Scope is what the policy scopes wants at least, for challenges; "" for nothing.
+	Scope string
 	// Masks hide parts of what is recorded.
 	Masks []RecordMasker
 

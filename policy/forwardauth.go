@@ -230,7 +230,7 @@ func (c *forwardCheck) HeaderNames() []string {
 }
 
 // Challenge is what a 401 asks for, where the authorizer asks for nothing.
-func (c *forwardCheck) Challenge() string { return c.challenge }
+func (c *forwardCheck) Challenge(*Exchange) string { return c.challenge }
 
 // Check asks the authorizer.
 func (c *forwardCheck) Check(x *Exchange) reason.Verdict {

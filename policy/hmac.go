@@ -243,7 +243,7 @@ func (c *hmacCheck) HeaderNames() []string {
 }
 
 // Challenge is what a 401 asks for.
-func (c *hmacCheck) Challenge() string { return c.challenge }
+func (c *hmacCheck) Challenge(*Exchange) string { return c.challenge }
 
 // ReadsBody is true: the content is read to check its digest.
 func (c *hmacCheck) ReadsBody() bool { return true }

@@ -50,7 +50,8 @@ type Introspection struct {
 	CacheFor resource.Duration `json:"cacheFor" default:"1m" min:"0s" max:"1h"`
 	// InactiveFor is how long it is remembered that a token is not active.
 	InactiveFor resource.Duration `json:"inactiveFor" default:"10s" min:"0s" max:"10m"`
-	// StaleFor is how long beyond that an answer about an active token is used while the issuer is away.
+	// StaleFor is how long beyond that an answer about an active token is used while the issuer is away; the records of these
+	// calls say so (hint introspection.stale).
 	StaleFor resource.Duration `json:"staleFor" default:"0s" max:"1d"`
 	// FailOpen lets calls pass while the issuer cannot be asked, whatever their token; their records say so. Nobody is
 	// identified then, so that what needs scopes or an application refuses all the same. A token that was called not
@@ -304,7 +305,7 @@ type introspectedCaller struct {
 
 // Compile checks the settings.
 func (p *Introspection) Compile(env *Env) any {
-	c := &introspectionCheck{places: p.TokenPlace.compile(env, p.ChallengeScopes), claimCheck: p.TokenClaims.compile(env, p.Issuer, &introspectionReasons),
+	c := &introspectionCheck{places: p.TokenPlace.compile(env, &p.TokenClaims), claimCheck: p.TokenClaims.compile(env, p.Issuer, &introspectionReasons),
 		stale: time.Duration(p.StaleFor), failOpen: p.FailOpen, at: env.Source("endpoint")}
 	c.accepted.init()
 	u, err := url.Parse(p.Endpoint)

@@ -26,6 +26,9 @@ import (
 // alg are respected, and headers with crit are refused. A token that passed once is remembered by its SHA-256 until it
 // expires, for as long as the issuer has its keys; times are compared on every call.
 //
+// A route with a jwt of its own takes that instead of its API's, so that audiences can differ by route. The upstream is told
+// who calls in Whygate-Subject, and what else the token claims by the policy transform: `X-Tenant: "{claim.tenant}"`.
+//
 // A Credential with token.client says which application a token belongs to. Without one the caller has an
 // identity and no application, which is enough for rules, not for subscriptions.
 //
@@ -180,7 +183,7 @@ type acceptedToken struct {
 
 // Compile checks the settings and takes up the keys.
 func (p *JWT) Compile(env *Env) any {
-	c := &jwtCheck{places: p.TokenPlace.compile(env, p.ChallengeScopes), claimCheck: p.TokenClaims.compile(env, p.Issuer, &jwtReasons),
+	c := &jwtCheck{places: p.TokenPlace.compile(env, &p.TokenClaims), claimCheck: p.TokenClaims.compile(env, p.Issuer, &jwtReasons),
 		algorithms: p.Algorithms, leeway: time.Duration(p.Leeway), refetch: time.Duration(p.Refetch), accept: p.Accept, noExpiry: p.NoExpiry,
 		at: env.Source(""), algAt: env.Source("algorithms")}
 	if len(c.algorithms) == 0 {

@@ -202,7 +202,7 @@ func ownedBy(a *consumer.Application) string {
 }
 
 // Challenge is what a 401 asks for.
-func (c *keyCheck) Challenge() string { return c.challenge }
+func (c *keyCheck) Challenge(*Exchange) string { return c.challenge }
 
 // challenged adds the field that every 401 must have (RFC 9110 §11.6.1).
 func (c *keyCheck) challenged(x *Exchange, v reason.Verdict) reason.Verdict {

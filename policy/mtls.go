@@ -29,6 +29,9 @@ import (
 // proxy that ends TLS, the certificate is read from a header, if that proxy is one of the gateway's
 // trustedProxies. A certificate that was accepted is remembered, so that later calls cost a hash.
 //
+// Rules and transforms see the certificate: its subject is the subject of the identity, and claims holds subject, issuer,
+// fingerprint and names.
+//
 //	policies:
 //	- mtls: {ca: clients-ca.pem, allow: [{san: "*.partner.example"}]}
 type MTLS struct {
@@ -156,7 +159,7 @@ const (
 	maxChain      = 10
 )
 
-// accepted is who a certificate belongs to. Either there is a credential or an identity.
+// accepted is who a certificate belongs to. credential is nil where a rule of the policy lets it in.
 type accepted struct {
 	credential *consumer.Credential
 	identity   *consumer.Identity
@@ -312,7 +315,7 @@ func (c *mtlsCheck) Presents(x *Exchange) bool {
 func (c *mtlsCheck) Wants() string { return "a client certificate" }
 
 // Challenge is what a 401 asks for. No scheme is registered for certificates.
-func (c *mtlsCheck) Challenge() string { return c.challenge }
+func (c *mtlsCheck) Challenge(*Exchange) string { return c.challenge }
 
 // behindProxy says that the call comes from a trusted proxy, which writes the certificate of its client into a
 // header. The certificate of the connection would be that of the proxy. Who is announced by PROXY protocol
@@ -383,6 +386,7 @@ func (c *mtlsCheck) Check(x *Exchange) reason.Verdict {
 		if v := x.identify(a.credential); v.Refused() {
 			return v
 		}
+		x.Identity = a.identity
 	}
 	if x.Explaining {
 		facts := []reason.Fact{reason.Own("subject", a.subject), reason.Rule("allowed_by", a.by).At(c.allowAt)}
@@ -508,7 +512,16 @@ func (c *mtlsCheck) judge(x *Exchange, chain []*x509.Certificate) (a *accepted, 
 			until = r.until
 		}
 	}
+	var sans []any
+	for _, n := range names {
+		sans = append(sans, n)
+	}
+	a.identity = &consumer.Identity{Method: "mtls", Subject: subject, Issuer: leaf.Issuer.String(),
+		Claims: map[string]any{"subject": leaf.Subject.String(), "issuer": leaf.Issuer.String(), "fingerprint": fingerprint, "names": sans}}
 	if a.credential, a.by = c.credential(leaf, fingerprint, names); a.credential != nil {
+		if id := a.credential.Identity; id != nil {
+			a.identity.Scopes, a.identity.Roles, a.identity.Groups = id.Scopes, id.Roles, id.Groups
+		}
 		return a, until, v
 	}
 	i := slices.IndexFunc(c.Allow, func(r CertificateRule) bool { return r.matches(leaf, fingerprint, names) })
@@ -524,12 +537,6 @@ func (c *mtlsCheck) judge(x *Exchange, chain []*x509.Certificate) (a *accepted, 
 		}
 		return nil, until, mtlsNotAllowed.Refuse(facts...)
 	}
-	var sans []any
-	for _, n := range names {
-		sans = append(sans, n)
-	}
-	a.identity = &consumer.Identity{Method: "mtls", Subject: subject, Issuer: leaf.Issuer.String(),
-		Claims: map[string]any{"subject": leaf.Subject.String(), "issuer": leaf.Issuer.String(), "fingerprint": fingerprint, "names": sans}}
 	return a, until, v
 }
 

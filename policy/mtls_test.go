@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -220,7 +221,7 @@ func TestMTLSHeader(t *testing.T) {
 	middle := root.issue(t, named("Middle CA", isAuthority))
 	mine, proxys := middle.issue(t, named("acme")).cert, root.issue(t, named("proxy")).cert
 	for _, cn := range []string{"acme", "proxy"} {
-		b.consumers.AddNamed("certificate subject", "CN="+cn, &consumer.Credential{Application: acme, Prefix: cn})
+		b.consumers.AddNamed("certificate subject", "CN="+cn, &consumer.Credential{Application: acme, Prefix: cn, Identity: &consumer.Identity{Subject: "acme", Scopes: []string{"read"}}})
 	}
 	c, problems := b.keeping(nil, "mtls", `{header: Client-Cert}`, func(e *Env) { e.Authorities = []*x509.Certificate{root.cert, middle.cert} })
 	if problems.HasErrors() {
@@ -238,6 +239,9 @@ func TestMTLSHeader(t *testing.T) {
 			wants(t, check.Check(x), "")
 			if x.Credential == nil || x.Credential.Prefix != "acme" {
 				t.Errorf("%.40s: credential %v", line, x.Credential)
+			}
+			if id := x.Identity; id.Subject != "CN=acme" || id.Claims["issuer"] != "CN=Middle CA" || len(id.Claims["fingerprint"].(string)) != 64 || !slices.Equal(id.Scopes, []string{"read"}) {
+				t.Errorf("%.40s: identity %+v", line, id)
 			}
 		}
 	}

@@ -28,7 +28,8 @@ import (
 //     request.cookies["name"], whose values explanations never show
 //   - request.params["name"] (of the route's path), decoded like the query
 //   - client.ip, client.hop (its position in X-Forwarded-For, 0 for the connection itself)
-//   - identity.subject, .issuer, .method (key-auth, jwt, …), .scopes, .roles, .groups, and claims of the token
+//   - identity.subject, .issuer, .method (key-auth, jwt, …), .scopes, .roles, .groups, and claims of the token (of a
+//     certificate: claims.subject, .issuer, .fingerprint and .names)
 //   - application.name, application.team, application.tenant, plan, api, version, stage, route
 //   - now, the time of the call: now.getHours("Europe/Berlin") < 18
 //   - body, the content as JSON: body.amount < 1000
@@ -305,7 +306,7 @@ func (c *ruleCheck) denied(v *vars, r *rule) reason.Verdict {
 // unlessNamed is Exchange.unlessNamed where the rule asks who calls: other refusals would be the same for everybody.
 func (r *rule) unlessNamed(x *Exchange, v reason.Verdict) reason.Verdict {
 	if r.when.caller {
-		return x.unlessNamed(v, "")
+		return x.unlessNamed(v)
 	}
 	return v
 }

@@ -150,7 +150,7 @@ func (c *subscriptionCheck) noApplication(x *Exchange) reason.Verdict {
 			facts = append(facts, reason.Own("client", clipped(client, 100)))
 		}
 	}
-	return x.unlessNamed(subscriptionNobody.Refuse(facts...), "")
+	return x.unlessNamed(subscriptionNobody.Refuse(facts...))
 }
 
 // refuse names what is wrong with the subscription that comes closest.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,7 +130,8 @@ type places struct {
 	challenge string // without error
 }
 
-func (p TokenPlace) compile(env *Env, scopes []string) places {
+func (p TokenPlace) compile(env *Env, claims *TokenClaims) places {
+	scopes := claims.ChallengeScopes
 	c := places{TokenPlace: p, id: wire.FieldIDOf(p.Header)}
 	var list []string
 	if p.Header != "" {
@@ -155,6 +157,12 @@ func (p TokenPlace) compile(env *Env, scopes []string) places {
 	c.challenge = "Bearer realm=" + quote(env.Route.API)
 	if len(scopes) > 0 {
 		c.challenge += ", scope=" + quote(strings.Join(scopes, " "))
+	}
+	if m := claims.ResourceMetadata; m != "" {
+		if u, err := url.Parse(m); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Fragment != "" {
+			env.Problem("resourceMetadata", "such as https://api.example/.well-known/oauth-protected-resource", "%q is no URL", m)
+		}
+		c.challenge += ", resource_metadata=" + quote(m)
 	}
 	return c
 }
@@ -261,7 +269,7 @@ func mangled(t string) string {
 
 // refuse adds the field WWW-Authenticate to a 401, and to the 400 of RFC 6750 §3.1.
 func (p *places) refuse(x *Exchange, v reason.Verdict) reason.Verdict {
-	switch c := p.challenge; {
+	switch c := p.Challenge(x); {
 	case v.Reason.Status == 400:
 		x.Extra.Put(wire.WWWAuthenticate, c+`, error="invalid_request", error_description=`+quote(v.Reason.Title))
 	case v.Reason.Status == 401 && strings.HasSuffix(v.Reason.Code, ".missing"):
@@ -272,8 +280,13 @@ func (p *places) refuse(x *Exchange, v reason.Verdict) reason.Verdict {
 	return v
 }
 
-// Challenge is the WWW-Authenticate field of a call that carries no token.
-func (p *places) Challenge() string { return p.challenge }
+// Challenge is the WWW-Authenticate field of a call that carries no token, with the scopes that the route wants.
+func (p *places) Challenge(x *Exchange) string {
+	if x.Route.Scope == "" || strings.Contains(p.challenge, ", scope=") {
+		return p.challenge
+	}
+	return p.challenge + ", scope=" + quote(x.Route.Scope)
+}
 
 // EditRequest keeps the token from the upstream.
 func (p *places) EditRequest(x *Exchange, o *wire.Outgoing) {
@@ -330,8 +343,11 @@ type TokenClaims struct {
 	// ClientClaim names the client that the token was made for; a Credential with that token.client tells
 	// which application it is. Empty: azp, or else client_id.
 	ClientClaim string `json:"clientClaim"`
-	// ChallengeScopes are scopes that a refusal names as needed (scope in WWW-Authenticate).
+	// ChallengeScopes are scopes that a 401 names as needed (scope in WWW-Authenticate). Empty: those of the policy scopes.
 	ChallengeScopes []string `json:"challengeScopes" example:"[orders.read]"`
+	// ResourceMetadata is the URL of a document by which clients find the issuer for this API (RFC 9728), for
+	// resource_metadata in WWW-Authenticate.
+	ResourceMetadata string `json:"resourceMetadata" example:"https://api.example/.well-known/oauth-protected-resource"`
 }
 
 // claimCheck judges what a token claims.

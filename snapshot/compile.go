@@ -147,7 +147,7 @@ func (c *compiler) credential(d *resource.Document[resource.Credential], cred *c
 		}
 	}
 	if b := spec.Basic; b != nil {
-		id.Method, cred.Hash = "basic", b.Hash
+		id.Method, id.Subject, cred.Hash = "basic", b.Username, b.Hash
 		if p, err := consumer.ParsePassword(b.Hash); err != nil {
 			c.problem(d.Problem("spec.basic.hash", err.Error(), "make one with: whygate key new --basic USER"))
 		} else {

@@ -256,6 +256,12 @@ func (c *compiler) implied(route *Route, kinds map[string]bool) {
 			route.insert(s)
 		}
 	}
+	// Challenges for tokens name the scopes that are wanted.
+	for _, s := range route.Steps {
+		if e, ok := s.Check.(interface{ Scope() string }); ok && !s.Shadow && e.Scope() != "" {
+			route.Scope = strings.TrimSpace(route.Scope + " " + e.Scope())
+		}
+	}
 	// Explanations of rules do not show what carries a key, nor what a mask hides.
 	for _, s := range route.Steps {
 		rules, ok := s.Check.(interface{ Hide(string) })

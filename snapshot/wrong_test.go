@@ -48,7 +48,7 @@ var wrongHeader = []string{`"X Key"`, `"X-Käse"`, `"X:Y"`}
 var wrongClaims = map[string][]string{
 	"header": wrongHeader, "cookie": {`"a b"`, `"a;b"`}, "query": anyText,
 	"audience[0]": {`""`}, "claims[0].name": {`""`}, "claims[0].values[0]": anyText, "subjectClaim": anyText, "scopeClaim": anyText, "rolesClaim": anyText,
-	"groupsClaim": anyText, "clientClaim": anyText, "challengeScopes[0]": {`"a b"`, `"a\"b"`},
+	"groupsClaim": anyText, "clientClaim": anyText, "challengeScopes[0]": {`"a b"`, `"a\"b"`}, "resourceMetadata": {`"metadata"`, `"ftp://a/"`, `"https://"`, `"https://a/#b"`},
 }
 
 func withClaims(own map[string][]string) map[string][]string {
@@ -69,7 +69,7 @@ var wrongKinds = map[string]wrongKind{
 	"basic":        {`{}`, map[string][]string{"realm": {`"käse"`, `"a\nb"`}}},
 	"hmac":         {`{}`, map[string][]string{"components[0]": {`"@metod"`, `"@status"`, `"@query-param"`, `"a b"`, `""`}, "label": {`"Sig1"`, `"1"`}}},
 	"mtls":         {`{"ca": "ca.pem"}`, map[string][]string{"ca": {`"nonesuch.pem"`, `"bad.txt"`, `"."`}, "allow[0].fingerprint": {`"ab"`, `"AB:CD"`}, "allow[0].subject": anyText, "allow[0].issuer": anyText, "allow[0].san": anyText, "allow[0]": {`{}`}, "header": wrongHeader, "crl": {`"nonesuch.crl"`, `"bad.txt"`, `"ca.pem"`, `"."`}, "crlFailOpen": {`true`}}},
-	"forward-auth": {`{"url": "http://127.0.0.1:1/", "subject": "X-User"}`, map[string][]string{"url": {`""`, `"auth"`, `"ftp://a/"`, `"http://a b/"`, `"http://u:p@a/"`, `"http://"`}, "headers[0]": {`"X Y"`, `"Connection"`, `""`}, "copy[0]": {`"X Y"`, `"Connection"`, `""`}, "subject": wrongHeader, "scopes": wrongHeader, "roles": wrongHeader, "groups": wrongHeader, "ca": {`"nonesuch.pem"`, `"bad.txt"`}}},
+	"forward-auth": {`{"url": "http://127.0.0.1:1/", "subject": "X-User"}`, map[string][]string{"url": {`""`, `"auth"`, `"ftp://a/"`, `"http://a b/"`, `"http://u:p@a/"`, `"http://"`}, "headers[0]": {`"X Y"`, `"Connection"`, `""`}, "copy[0]": {`"X Y"`, `"Connection"`, `""`}, "copyBack[0]": {`"X Y"`, `"Connection"`, `""`}, "subject": wrongHeader, "scopes": wrongHeader, "roles": wrongHeader, "groups": wrongHeader, "ca": {`"nonesuch.pem"`, `"bad.txt"`}}},
 	"jwt": {`{}`, withClaims(map[string][]string{"issuer": anyText, "jwks": {`"keys"`, `"ftp://a/"`, `"http://"`, `"http://a b/"`}, "keyFile": {`"nonesuch.pem"`, `"bad.txt"`, `"."`},
 		"secret": {`{}`, `{"file": "a", "env": "B"}`, `"x"`}, "secret.file": {`"nonesuch"`, `"."`}, "secret.env": {`"WHYGATE_NO_SUCH_VARIABLE"`}})},
 	"introspection": {`{"endpoint": "http://127.0.0.1:1/", "clientId": "gateway", "clientSecret": {"file": "SECRET"}}`, withClaims(map[string][]string{"endpoint": {`""`, `"login"`, `"ftp://a/"`, `"http://"`, `"http://u:p@a/"`, `"http://a/#b"`}, "clientId": {`""`}, "issuer": anyText,

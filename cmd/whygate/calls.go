@@ -294,11 +294,12 @@ func (a *app) callerTable(counts []callerCount, calls, limit int) {
 	}
 }
 
+// callerOf is the application, the credential that was refused, or the subject where the record tells it.
 func callerOf(c *admin.Call) string {
-	if c.Application != "" {
-		return c.Application
+	if c.Application == "" && c.Credential == "" && c.Detail != nil && c.Detail.Identity != nil {
+		return c.Detail.Identity.Subject
 	}
-	return c.Credential
+	return cmp.Or(c.Application, c.Credential)
 }
 
 func whyOf(c *admin.Call) string {
