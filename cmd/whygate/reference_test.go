@@ -209,6 +209,8 @@ func policiesPage(t *testing.T, comments map[string]string) []byte {
 				own = k.Phase == policy.Limits || k.Name == "subscription"
 			case "answer.not-transformed":
 				own = k.Name == "transform" || k.Name == "mask"
+			case "schema.unknown-operation", "schema.unknown-method":
+				own = own || k.Name == "mock"
 			case "content.too-large":
 				own = k.Name == "csrf" || k.Name == "json-limits" || k.Name == "transform"
 			}
