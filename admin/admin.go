@@ -80,6 +80,7 @@ var routes = []route{
 	{"GET /v1/calls/{id}", false, "one call with its explanation; last for the newest", (*Server).call},
 	{"POST /v1/explain", false, "what would become of a call: gateway.Question in, gateway.Explanation out", (*Server).explain},
 	{"POST /v1/reload", false, "load the documents again", (*Server).reload},
+	{"POST /v1/cache/purge", false, "take answers out of the caches; parameters api, host and path, which may end with a star", (*Server).purge},
 }
 
 // Routes lists the API for the reference and the golden test.
@@ -336,6 +337,30 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, ReloadStatus{At: time.Now(), OK: true, Problems: problems})
+}
+
+// Purged says how many answers were taken out of the caches of this node.
+type Purged struct {
+	Answers int `json:"answers"`
+}
+
+func (s *Server) purge(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	for name, values := range q {
+		if name != "api" && name != "host" && name != "path" || len(values) != 1 {
+			problem(w, 400, fmt.Sprintf("the parameter %q is not known here, or stands twice", name), "parameters are api, host and path")
+			return
+		}
+	}
+	if path := q.Get("path"); path != "" && path[0] != '/' {
+		problem(w, 400, fmt.Sprintf("%q is no path", path), "a path begins with /")
+		return
+	}
+	n := s.Gateway.Purge(q.Get("api"), q.Get("host"), q.Get("path"))
+	if s.Log != nil {
+		s.Log.Info("answers were taken out of the caches", "answers", n, "api", q.Get("api"), "host", q.Get("host"), "path", q.Get("path"))
+	}
+	answer(w, Purged{Answers: n})
 }
 
 // TokenFile is where a node keeps its admin token, below its data directory.

@@ -17,6 +17,7 @@ import (
 	"github.com/whygate/whygate/calllog"
 	"github.com/whygate/whygate/counter"
 	"github.com/whygate/whygate/metric"
+	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/snapshot"
 	"github.com/whygate/whygate/wire"
 )
@@ -80,6 +81,15 @@ func (g *Gateway) Server() *wire.Server { return &g.server }
 
 // Snapshot is the one in use, nil before the first Apply.
 func (g *Gateway) Snapshot() *snapshot.Snapshot { return g.current.Load() }
+
+// Purge takes answers out of the caches, of an API, a host and a path as policy.Purge has them, and counts them.
+func (g *Gateway) Purge(api, host, path string) int {
+	s := g.current.Load()
+	if s == nil {
+		return 0
+	}
+	return s.Purge(policy.Purge{API: api, Host: host, Path: path})
+}
 
 // Env is what snapshots for this gateway are compiled with.
 func (g *Gateway) Env() snapshot.Env {

@@ -35,7 +35,8 @@ import (
 // stale-while-revalidate (RFC 5861), or else the settings of those names. It is never given where the answer says
 // must-revalidate, proxy-revalidate or no-cache, nor by the settings where it says s-maxage.
 //
-// Each node has a cache of its own, which survives new revisions and not a restart. Answers pass
+// Each node has a cache of its own, which survives new revisions and not a restart. whygate cache purge takes answers
+// out of it. Answers pass
 // transform, mask and compress each time they are given.
 //
 //	policies:
@@ -291,6 +292,7 @@ type filling struct {
 	room   int64 // reserved for it
 	stored bool
 	failed bool // the upstream has
+	era    uint64
 	wants  bool // to keep the answer, if that may be
 	creds  bool
 }
@@ -327,7 +329,7 @@ func (c *cacheCheck) Check(x *Exchange) reason.Verdict {
 		return reason.Verdict{}
 	}
 	creds := credentials(x)
-	f := &filling{c: c, key: key, creds: creds}
+	f := &filling{c: c, key: key, creds: creds, era: c.answers.era.Load()}
 	part := x.Method == "GET" && hasField(x.Fields, "Range")
 	failed := false // the upstream, before the eyes of another call
 	for waited := false; ; waited = true {
@@ -801,7 +803,7 @@ func (f *filling) assess(x *Exchange, h *wire.Head, said time.Duration) (*kept, 
 	default:
 		return nil, "the upstream says nothing about caching, and ttl is 0"
 	}
-	k := &kept{key: strings.Clone(f.key), status: h.Status, lifetime: lifetime, at: x.Now, shared: shared, revalidate: d.noCache,
+	k := &kept{key: strings.Clone(f.key), era: f.era, status: h.Status, lifetime: lifetime, at: x.Now, shared: shared, revalidate: d.noCache,
 		noStale: d.mustRevalidate || d.proxyRevalidate || d.sMaxAge >= 0, etag: strings.Clone(etag), modified: strings.Clone(modified)}
 	// What the upstream says of this itself goes before s-maxage, which forbids it otherwise (RFC 9111 §4.2.4).
 	if !d.noCache && !d.mustRevalidate && !d.proxyRevalidate {

@@ -366,6 +366,43 @@ func TestByteRange(t *testing.T) {
 	}
 }
 
+// What is taken out is gone, also what was on its way in.
+func TestCachePurge(t *testing.T) {
+	fill := func(b *cached) {
+		for _, call := range []string{"GET /a", "GET /a?x=1", "GET /a/b", "GET /b"} {
+			b.ask(0, nil, []string{call}, 200, "Cache-Control: max-age=60")
+		}
+	}
+	for _, c := range []struct {
+		purge Purge
+		want  int
+	}{
+		{Purge{}, 4}, {Purge{Path: "/a"}, 2}, {Purge{Path: "/a*"}, 3}, {Purge{Path: "/a/*"}, 1}, {Purge{Path: "/*"}, 4}, {Purge{Path: "/c"}, 0},
+		{Purge{Host: "SHOP.test"}, 4}, {Purge{Host: "other.test"}, 0}, {Purge{API: "other"}, 0}, {Purge{API: "orders", Path: "/b"}, 1},
+	} {
+		b := newCached(t, `{}`)
+		fill(b)
+		if n := b.check.answers.Purge(c.purge); n != c.want {
+			t.Errorf("%+v: %d, want %d", c.purge, n, c.want)
+		}
+	}
+	b := newCached(t, `{}`)
+	x := b.call("GET /a")
+	b.check.Check(x)
+	h := &wire.Head{Status: 200, Length: -1}
+	h.Fields.Add("Cache-Control", "max-age=60")
+	x.Store.Head(x, h)
+	b.check.answers.Purge(Purge{})
+	x.Store.Piece([]byte("body"), true)
+	x.Finish()
+	if says, _ := b.ask(0, nil, []string{"GET /a"}, 200, "Cache-Control: max-age=60"); says != "fwd=uri-miss; stored" {
+		t.Errorf("after a purge: %s", says)
+	}
+	if says, _ := b.ask(0, nil, []string{"GET /a"}, 500); !strings.HasPrefix(says, "hit") {
+		t.Errorf("later: %s", says)
+	}
+}
+
 // Explaining changes nothing.
 func TestCacheExplains(t *testing.T) {
 	b := newCached(t, `{}`)

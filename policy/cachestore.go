@@ -16,6 +16,7 @@ type kept struct {
 	status int
 	fields wire.Fields // without Age
 	body   []byte
+	era    uint64       // of the cache, when the call began
 	vary   []wire.Field // what the request had in the fields that Vary names
 	size   int64
 
@@ -46,6 +47,7 @@ type answers struct {
 	seed    maphash.Seed
 	filling atomic.Int64 // bytes of answers that are on their way in
 	bound   int64
+	era     atomic.Uint64 // goes on with every Purge: what was asked for before is not kept after
 	// alone are hashes of keys whose answer could not be kept: nobody waits for those.
 	alone [256]atomic.Uint64
 }
@@ -163,7 +165,7 @@ func (a *answers) put(k *kept, fs wire.Fields) {
 	s, h := a.shard(k.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k.size > s.bound {
+	if k.size > s.bound || k.era != a.era.Load() {
 		return
 	}
 	a.alone[h%uint64(len(a.alone))].CompareAndSwap(h, 0)
@@ -193,6 +195,50 @@ func (a *answers) forget(key string) (had bool) {
 		had = true
 	}
 	return had
+}
+
+// Purge names answers that are to be taken out of caches. What is empty stands for all.
+type Purge struct {
+	// API is the name of an API.
+	API string
+	// Host as clients write it, without the port.
+	Host string
+	// Path as clients write it, with the mount of the stage and without the query; with a star at its end all paths that
+	// begin so.
+	Path string
+}
+
+func (p *Purge) covers(key string) bool {
+	parts := strings.SplitN(key, "\x00", 7) // as prefix and keyOf write them
+	if len(parts) < 6 || p.API != "" && parts[0] != p.API {
+		return false
+	}
+	if host := parts[4]; p.Host != "" && !strings.EqualFold(host[:max(strings.LastIndexByte(host, ':'), 0)], p.Host) {
+		return false
+	}
+	if before, ok := strings.CutSuffix(p.Path, "*"); ok {
+		return strings.HasPrefix(parts[5], before)
+	}
+	return p.Path == "" || p.Path == parts[5]
+}
+
+// Purge takes answers out, those too that are on their way in, and counts those that were there.
+func (a *answers) Purge(p Purge) (n int) {
+	a.era.Add(1)
+	for i := range a.shards {
+		s := &a.shards[i]
+		s.mu.Lock()
+		for key, list := range s.byKey {
+			if p.covers(key) {
+				n += len(list)
+				for _, k := range list {
+					s.remove(k)
+				}
+			}
+		}
+		s.mu.Unlock()
+	}
+	return n
 }
 
 func (s *answerShard) link(k *kept) {

@@ -22,6 +22,9 @@ import (
 // "Prefer: example=NAME" or "Prefer: code=404" (RFC 7240). What was preferred and given is said in
 // Preference-Applied.
 //
+// With openapi the answers are those that a document describes for the method and path of the call: its examples, each by
+// its name, or else what its schema says an answer looks like. A call that it does not describe is refused.
+//
 //	policies:
 //	- mock:
 //	    answers:
@@ -29,9 +32,12 @@ import (
 //	    - name: unknown
 //	      status: 404
 //	      body: {error: no such order}
+//	- mock: {openapi: openapi.yaml}
 type Mock struct {
 	// Answers to choose from; the first is the usual one.
-	Answers []MockAnswer `json:"answers" required:"true"`
+	Answers []MockAnswer `json:"answers"`
+	// OpenAPI is a file with an OpenAPI document that describes the answers instead, relative to this one.
+	OpenAPI string `json:"openapi" example:"openapi.yaml"`
 	// Prefer lets calls choose an answer.
 	Prefer bool `json:"prefer" default:"true"`
 	// Delay comes before each answer, as a slow service has it; at most a minute.
@@ -68,7 +74,7 @@ var mockNoSuch = reason.New(reason.Reason{
 		{By: reason.Caller, Text: "ask for one of {answers}, or send no Prefer"},
 		{By: reason.Owner, Text: "ask {owner|the owner of this API} to add this answer to the policy mock"},
 	},
-	Hint: "policy mock, field answers",
+	Hint: "policy mock, field answers, or the responses of the OpenAPI document",
 })
 
 type mockAnswer struct {
@@ -77,10 +83,10 @@ type mockAnswer struct {
 }
 
 type mockCheck struct {
-	answers []mockAnswer
-	prefer  bool
-	names   []string
-	at      *reason.Source
+	listed mockOperation
+	api    *mockAPI // nil: the listed answers
+	prefer bool
+	at     *reason.Source
 }
 
 // Compile reads the files.
@@ -89,10 +95,17 @@ func (p *Mock) Compile(env *Env) any {
 	if d := time.Duration(p.Delay); d > maxMockDelay {
 		env.Problem("delay", "at most "+resource.Duration(maxMockDelay).String(), "a delay of %s keeps the call and its client for too long", p.Delay)
 	}
+	switch {
+	case (p.OpenAPI == "") == (len(p.Answers) == 0):
+		env.Problem("", "write answers: [...], or openapi: FILE", "mock answers from a list or from an OpenAPI document")
+		return c
+	case p.OpenAPI != "":
+		c.at, c.api = env.Source("openapi"), p.compileMockAPI(env)
+	}
 	for i := range p.Answers {
 		a, at := &p.Answers[i], index("answers", i)
 		m := mockAnswer{Answer: Answer{Status: a.Status, By: "mock", Delay: time.Duration(p.Delay)}, name: a.Name}
-		if a.Name != "" && slices.ContainsFunc(c.answers, func(o mockAnswer) bool { return o.name == a.Name }) {
+		if a.Name != "" && slices.ContainsFunc(c.listed.answers, func(o mockAnswer) bool { return o.name == a.Name }) {
 			env.Problem(at+".name", "", "two answers are named %q", a.Name)
 		}
 		for _, n := range sortedNames(a.Headers) {
@@ -122,12 +135,7 @@ func (p *Mock) Compile(env *Env) any {
 		if _, ok := m.Fields.Find(wire.ContentType); !ok && kind != "" {
 			m.Fields.Put(wire.ContentType, kind)
 		}
-		label := "code=" + strconv.Itoa(a.Status)
-		if a.Name != "" {
-			label = "example=" + a.Name
-		}
-		c.names = append(c.names, label)
-		c.answers = append(c.answers, m)
+		c.listed.add(m)
 	}
 	return c
 }
@@ -201,14 +209,21 @@ func (c *mockCheck) Check(x *Exchange) reason.Verdict {
 		}
 		return reason.Verdict{}
 	}
-	a := &c.answers[0]
+	o := &c.listed
+	if c.api != nil {
+		var v reason.Verdict
+		if o, v = c.api.find(x, c.at); v.Refused() {
+			return v
+		}
+	}
+	a := &o.answers[0]
 	if c.prefer {
 		if asked := preference(x.Fields); asked != "" {
-			i := slices.IndexFunc(c.answers, func(m mockAnswer) bool { return m.is(asked) })
+			i := slices.IndexFunc(o.answers, func(m mockAnswer) bool { return m.is(asked) })
 			if i < 0 {
-				return mockNoSuch.Refuse(reason.Public("wanted", strings.Clone(asked)), reason.Public("answers", c.names).At(c.at), x.OwnerFact())
+				return mockNoSuch.Refuse(reason.Public("wanted", strings.Clone(asked)), reason.Public("answers", o.names).At(c.at), x.OwnerFact())
 			}
-			a = &c.answers[i]
+			a = &o.answers[i]
 			x.Extra.Add("Preference-Applied", x.Text(asked))
 		}
 	}

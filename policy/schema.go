@@ -76,11 +76,11 @@ var (
 	schemaViolated = reason.New(reason.Reason{
 		Code: "schema.violated", Status: 422,
 		Title:  "The body does not fit the schema of this API",
-		Says:   "{place}: wanted {wanted}[, seen {seen}][; {more} more do not fit]",
+		Says:   "{place}: wanted {wanted}[, seen {seen}][; {more} more]",
 		Wanted: "{wanted} at {place}",
 		Seen:   "{seen|something else}[; also {others}]",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "{fix}[; then correct the other {more}]"},
+			{By: reason.Caller, Text: "{fix}[, and correct {more} more]"},
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} to correct the schema, if the body is right"},
 		},
 		Hint: "{operation|the schema} says so[, at {schema}]; with shadow: true the policy would only watch",
@@ -91,11 +91,11 @@ var (
 	schemaParameter = reason.New(reason.Reason{
 		Code: "schema.parameter", Status: 400,
 		Title:  "A parameter does not fit the description of this API",
-		Says:   "{place}: wanted {wanted}[, seen {seen}][; {more} more do not fit]",
+		Says:   "{place}: wanted {wanted}[, seen {seen}][; {more} more]",
 		Wanted: "{wanted} at {place}",
 		Seen:   "{seen|something else}[; also {others}]",
 		Fixes: []reason.Fix{
-			{By: reason.Caller, Text: "{fix}[; then correct the other {more}]"},
+			{By: reason.Caller, Text: "{fix}[, and correct {more} more]"},
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} to correct the description, if the call is right"},
 		},
 		Hint: "{operation|the schema} says so[, at {schema}]; with shadow: true the policy would only watch",
@@ -131,7 +131,7 @@ var (
 			{By: reason.Caller, Text: "call a path that the API describes[, such as {nearest}]"},
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} to describe {path}"},
 		},
-		Hint: "the paths of the OpenAPI document, below the mount of the API or the base path of a server; unknownOperation: allow lets such calls pass",
+		Hint: "the paths of the OpenAPI document, below the mount of the API or the base path of a server; with unknownOperation: allow the policy schema lets such calls pass",
 	})
 	schemaUnknownMethod = reason.New(reason.Reason{
 		Code: "schema.unknown-method", Status: 405,
@@ -143,7 +143,7 @@ var (
 			{By: reason.Caller, Text: "use {allowed}"},
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} to describe {method} {path}"},
 		},
-		Hint: "the operations of this path in the OpenAPI document; unknownOperation: allow lets such calls pass",
+		Hint: "the operations of this path in the OpenAPI document; with unknownOperation: allow the policy schema lets such calls pass",
 	})
 	schemaTooLarge = reason.New(reason.Reason{
 		Code: "schema.too-large", Status: 413,
@@ -351,12 +351,7 @@ func compileSchemas(files *schemaFiles, api, formats, answers bool) *schemaSet {
 	}
 	root, _ := files.files[files.main].doc.(map[string]any)
 	version, _ := root["openapi"].(string)
-	switch {
-	case root["swagger"] != nil:
-		files.faults = append(files.faults, schemaFault{url: files.main, pointer: "/swagger", text: "this is Swagger 2.0, and OpenAPI 3.0 or 3.1 is wanted", hint: "convert the document, for example with swagger2openapi"})
-		return s
-	case !strings.HasPrefix(version, "3."):
-		files.faults = append(files.faults, schemaFault{url: files.main, pointer: "/openapi", text: "this is no OpenAPI document: openapi: 3.0.x or 3.1.x is wanted at its top"})
+	if !files.isOpenAPI(root) {
 		return s
 	}
 	if files.checkOpenAPI(); len(files.faults) > 0 {
@@ -374,6 +369,20 @@ func compileSchemas(files *schemaFiles, api, formats, answers bool) *schemaSet {
 
 // Impersonal is true: the description is the same for everybody.
 func (c *schemaCheck) Impersonal() bool { return true }
+
+// isOpenAPI says that a document is one of OpenAPI 3, or notes a fault.
+func (s *schemaFiles) isOpenAPI(root map[string]any) bool {
+	version, _ := root["openapi"].(string)
+	switch {
+	case root["swagger"] != nil:
+		s.faults = append(s.faults, schemaFault{url: s.main, pointer: "/swagger", text: "this is Swagger 2.0, and OpenAPI 3.0 or 3.1 is wanted", hint: "convert the document, for example with swagger2openapi"})
+	case !strings.HasPrefix(version, "3."):
+		s.faults = append(s.faults, schemaFault{url: s.main, pointer: "/openapi", text: "this is no OpenAPI document: openapi: 3.0.x or 3.1.x is wanted at its top"})
+	default:
+		return true
+	}
+	return false
+}
 
 // ReadsBody says that the content is read.
 func (c *schemaCheck) ReadsBody() bool { return true }
@@ -665,17 +674,18 @@ func (c *schemaCheck) refuse(x *Exchange, op *apiOperation, r *reason.Reason, fo
 	if place == "" {
 		place = "the body"
 	}
-	texts := make([]string, len(list))
+	texts, unmet := make([]string, len(list)), make([]string, len(list))
 	for i, v := range list {
 		p := v.pointer
 		if p == "" {
 			p = "the body"
 		}
-		texts[i] = p + ": wanted " + v.wanted + ", seen " + v.seen
+		unmet[i] = p + ": wanted " + v.wanted
+		texts[i] = unmet[i] + ", seen " + v.seen
 	}
 	facts := []reason.Fact{
 		reason.Public("wanted", first.wanted).At(c.source(first.schema)), reason.Public("place", place), reason.Own("seen", first.seen),
-		reason.Public("fix", first.fix), reason.Own("violations", texts), reason.Public("violated", found.total), x.OwnerFact()}
+		reason.Public("fix", first.fix), reason.Own("violations", texts), reason.Public("unmet", unmet), reason.Public("violated", found.total), x.OwnerFact()}
 	if found.total > 1 {
 		facts = append(facts, reason.Public("more", found.total-1))
 	}

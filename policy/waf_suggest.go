@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// SuggestWAF proposes the narrowest exclusions that bring a score below the threshold: one rule at one
-// place of one route each, as few of them as possible. It is nil where none is known.
+// SuggestWAF proposes the narrowest exclusions that bring a score below the threshold: as few rules as possible, each
+// at one place of one route. It is nil where none is known.
 func SuggestWAF(matches []WAFMatch, score int, threshold int64, route string) (set []WAFExclusion) {
 	units := wafUnits(matches)
 	slices.SortStableFunc(units, func(a, b wafUnit) int { return b.score - a.score })
@@ -20,7 +20,13 @@ func SuggestWAF(matches []WAFMatch, score int, threshold int64, route string) (s
 			continue
 		}
 		score -= u.score
-		set = append(set, u.exclusions(route)...)
+		for _, x := range u.exclusions(route) {
+			if i := slices.IndexFunc(set, x.samePlace); i < 0 {
+				set = append(set, x)
+			} else if !slices.Contains(set[i].Rules, x.Rules[0]) {
+				set[i].Rules = append(set[i].Rules, x.Rules[0])
+			}
+		}
 	}
 	if int64(score) >= threshold {
 		return nil
@@ -72,7 +78,7 @@ func (u *wafUnit) exclusions(route string) (set []WAFExclusion) {
 				x.Variable += ":" + m.Key
 			}
 		}
-		if !slices.ContainsFunc(set, x.same) {
+		if !slices.ContainsFunc(set, x.samePlace) {
 			set = append(set, x)
 		}
 	}
@@ -90,11 +96,12 @@ func anyIndex(pointer string) string {
 	return strings.Join(segs, "/")
 }
 
-func (w WAFExclusion) same(o WAFExclusion) bool {
-	return slices.Equal(w.Rules, o.Rules) && slices.Equal(w.Tags, o.Tags) && w.Route == o.Route && w.Path == o.Path && w.Parameter == o.Parameter && w.Variable == o.Variable
+// samePlace says that two exclusions differ in their rules at most.
+func (w WAFExclusion) samePlace(o WAFExclusion) bool {
+	return slices.Equal(w.Tags, o.Tags) && w.Route == o.Route && w.Path == o.Path && w.Parameter == o.Parameter && w.Variable == o.Variable
 }
 
-// Covers says that an exclusion of one rule at one place takes a match out of calls of a route.
+// Covers says that an exclusion of rules at one place takes a match out of calls of a route.
 func (w *WAFExclusion) Covers(m *WAFMatch, route string) bool {
 	if !slices.Contains(w.Rules, m.Rule) || w.Route != "" && w.Route != route {
 		return false

@@ -114,6 +114,16 @@ func (s *Snapshot) Retire(next *Snapshot) {
 	}
 }
 
+// Purge takes answers out of the caches of all policies, and counts them.
+func (s *Snapshot) Purge(p policy.Purge) (n int) {
+	for _, k := range s.kept {
+		if cache, ok := k.(interface{ Purge(policy.Purge) int }); ok {
+			n += cache.Purge(p)
+		}
+	}
+	return n
+}
+
 // keep is policy.Env.Keep.
 func (c *compiler) keep(name string, create func() policy.Kept) policy.Kept {
 	k := c.kept[name]

@@ -115,7 +115,7 @@ what would make it pass, and who can change that.`,
 	root.SetVersionTemplate("whygate {{.Version}}\n")
 	root.AddCommand(
 		a.serveCommand(), a.checkCommand(), a.lintCommand(), a.explainCommand(), a.whyCommand(), a.pinpointCommand(), a.callsCommand(), a.wafCommand(), a.reasonsCommand(),
-		a.statusCommand(), a.reloadCommand(), a.keyCommand(), a.schemaCommand(), a.sampleCommand(), a.demoCommand(), a.versionCommand(),
+		a.statusCommand(), a.reloadCommand(), a.cacheCommand(), a.keyCommand(), a.schemaCommand(), a.sampleCommand(), a.demoCommand(), a.versionCommand(),
 		exitCodesTopic(),
 	)
 	return root

@@ -203,7 +203,18 @@ func policiesPage(t *testing.T, comments map[string]string) []byte {
 		fieldTable(&b, comments, "", resource.Describe(typ))
 		var codes []string
 		for _, r := range reason.All() {
-			if strings.HasPrefix(r.Code, strings.TrimSuffix(k.Name, "-auth")+".") {
+			own := strings.HasPrefix(r.Code, reasonFamily(k.Name)+".")
+			switch r.Code {
+			case "counter.unavailable":
+				own = k.Phase == policy.Limits || k.Name == "subscription"
+			case "answer.not-transformed":
+				own = k.Name == "transform" || k.Name == "mask"
+			case "schema.unknown-operation", "schema.unknown-method":
+				own = own || k.Name == "mock"
+			case "content.too-large":
+				own = k.Name == "csrf" || k.Name == "json-limits" || k.Name == "transform"
+			}
+			if own {
 				codes = append(codes, fmt.Sprintf("[`%s`](reasons.md#%s)", r.Code, strings.ReplaceAll(r.Code, ".", "")))
 			}
 		}
@@ -212,6 +223,14 @@ func policiesPage(t *testing.T, comments map[string]string) []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+// reasonFamily is what the codes of a policy's reasons begin with.
+func reasonFamily(name string) string {
+	if name == "json-limits" {
+		return "json"
+	}
+	return strings.TrimSuffix(name, "-auth")
 }
 
 // codeBlocks fences the indented examples of a doc comment.

@@ -189,7 +189,10 @@ func (a *app) tellCall(c *admin.Call) {
 		end = "refused by the upstream " + c.Target + "; the gateway let it pass"
 	case "failed":
 		end = "let pass, but the upstream failed"
-		if c.Reason == "client.gone" {
+		switch c.Reason {
+		case "waf.response", "answer.not-transformed":
+			end = "let pass, but the answer of the upstream was withheld"
+		case "client.gone":
 			mark, end = s.warn("!"), "the client left before the answer"
 		}
 	default:
