@@ -198,7 +198,7 @@ func (c *call) watch(s *policy.Step) {
 	extra := slices.Clone(c.x.Extra)
 	if v := s.Check.Check(&c.x); v.Refused() {
 		c.rec.Flags |= calllog.Shadowed
-		c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, v))
+		c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, s.Told(v, true)))
 	}
 	c.x.Answer, c.x.Store = nil, nil
 	if p, ok := s.Check.(policy.Preparer); !ok || !p.Prepares() {

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/whygate/whygate/consumer"
@@ -187,6 +188,21 @@ type Step struct {
 // Watches says that the check only watches this call.
 func (s *Step) Watches(x *Exchange) bool {
 	return s.Shadow || s.Share > 0 && s.draw(x) >= s.Share
+}
+
+// Told adds to a refusal, or what would be one, whom a policy that is enforced for some callers is enforced for.
+func (s *Step) Told(v reason.Verdict, watches bool) reason.Verdict {
+	if s.Share == 0 || s.Shadow || !v.Refused() {
+		return v
+	}
+	text := strconv.FormatFloat(float64(s.Share)*100/(1<<16), 'g', 3, 64) + "% of callers, "
+	if watches {
+		text += "not for this one"
+	} else {
+		text += "this one among them"
+	}
+	v.Facts = append(slices.Clip(v.Facts), reason.Rule("enforced", text).At(s.Source))
+	return v
 }
 
 // draw is the same number for every call of a caller, so that each has one experience.

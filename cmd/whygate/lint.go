@@ -316,7 +316,7 @@ func (l *linter) paths() {
 					warn(field, "route.base-twice", "write the path without basePath", "the path of a route lies below basePath, so calls go to %s%s", base, r.Path)
 				}
 				for _, s := range d.Spec.Stages {
-					if below(r.Path, stages[s.Name]) {
+					if below(r.Path, stages[s.Name]) && !below(r.Path, base) {
 						warn(field, "route.stage-twice", "write the path without the stage", "the path of a route lies below the stage %q, so calls go to %s%s%s", s.Name, stages[s.Name], base, r.Path)
 					}
 				}
