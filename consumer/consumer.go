@@ -204,6 +204,31 @@ func (d *Directory) Passwords() []*Password {
 // Named finds a credential of a kind by its name, or nil.
 func (d *Directory) Named(kind, name string) *Credential { return d.byName[named{kind, name}] }
 
+// CountsAt says that a credential is neither revoked nor outside of its time.
+func (c *Credential) CountsAt(t time.Time) bool {
+	return !c.Revoked && !t.Before(c.From) && (c.Until.IsZero() || t.Before(c.Until))
+}
+
+// CredentialOf is a credential of an application for one of the methods (key-auth, basic, hmac, mtls): the first by name of
+// those that count at a time, else of the others; nil if there is none. It looks at all that there are.
+func (d *Directory) CredentialOf(a *Application, methods []string, at time.Time) (best *Credential) {
+	look := func(c *Credential) {
+		if c.Application != a || c.Identity == nil || !slices.Contains(methods, c.Identity.Method) {
+			return
+		}
+		if best == nil || c.CountsAt(at) && !best.CountsAt(at) || c.CountsAt(at) == best.CountsAt(at) && c.Name < best.Name {
+			best = c
+		}
+	}
+	for _, c := range d.byHash {
+		look(c)
+	}
+	for _, c := range d.byName {
+		look(c)
+	}
+	return best
+}
+
 // AddSubscription adds a subscription.
 func (d *Directory) AddSubscription(s *Subscription) {
 	k := subscribed{s.Application, s.API}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/whygate/whygate/calllog"
+	"github.com/whygate/whygate/consumer"
 	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/snapshot"
@@ -26,6 +27,7 @@ func (c *call) refuseAt(step int, v reason.Verdict) {
 	c.rec.Outcome, c.rec.Reason = calllog.Refused, v.Reason.Code
 	if step >= 0 {
 		s := &c.route.Steps[step]
+		v = s.Told(v, false)
 		c.rec.Check, c.rec.Step = s.Name, uint8(min(step+1, 255))
 		c.detail.From = s.Source
 		c.detail.Next = c.next(step)
@@ -81,6 +83,9 @@ type asker struct {
 	blind bool
 	// lapsed takes back what TakeLapsed did, once that was asked for.
 	lapsed func()
+	// as is an application that is taken to call; nil where the call shows by itself who does.
+	as        *consumer.Application
+	consumers *consumer.Directory
 	// answered is set when a check would answer the call: those behind it are not asked then.
 	answered bool
 }
@@ -107,7 +112,13 @@ func (a *asker) ask(s *policy.Step) reason.Entry {
 		}
 		a.x.Content = unread{a.x}
 	}
-	v := s.Check.Check(a.x)
+	v, assumed := reason.Verdict{}, false
+	if a.as != nil && s.Phase == policy.Authentication {
+		v, assumed = s.Assume(a.x, a.consumers, a.as)
+	}
+	if !assumed {
+		v = s.Check.Check(a.x)
+	}
 	a.x.Content = given
 	if v.Reason == contentUnread {
 		v, a.x.Unknown = reason.Verdict{}, true
@@ -121,10 +132,10 @@ func (a *asker) ask(s *policy.Step) reason.Entry {
 		return entryOf(s, reason.Unknown, v)
 	case v.Refused() && s.Watches(a.x):
 		a.x.Spare(s)
-		return entryOf(s, reason.Shadow, v)
+		return entryOf(s, reason.Shadow, s.Told(v, true))
 	case v.Refused():
 		a.refused(s)
-		return entryOf(s, reason.Denied, v)
+		return entryOf(s, reason.Denied, s.Told(v, false))
 	}
 	return entryOf(s, reason.Passed, v)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/reason"
+	"github.com/whygate/whygate/resource"
 	"github.com/whygate/whygate/snapshot"
 	"github.com/whygate/whygate/wire"
 )
@@ -24,6 +25,8 @@ type Question struct {
 	Content []byte     `json:"content,omitempty"`
 	From    netip.Addr `json:"from,omitzero"` // of the socket; the zero Addr is the loopback address
 	At      time.Time  `json:"at,omitzero"`   // zero: now
+	// As names an application that is taken to call, with a credential of its own that need not be shown.
+	As string `json:"as,omitempty"`
 }
 
 // Explanation is what would become of a call, check by check.
@@ -81,6 +84,13 @@ func Explain(s *snapshot.Snapshot, q Question) (*Explanation, error) {
 	if !q.From.IsValid() {
 		q.From = netip.MustParseAddr("127.0.0.1")
 	}
+	if q.As != "" && s.Consumers.Application(q.As) == nil {
+		known, _, _ := s.Consumers.Names()
+		if near := resource.Nearest(q.As, known); near != "" {
+			return nil, fmt.Errorf("there is no application %q; did you mean %q?", q.As, near)
+		}
+		return nil, fmt.Errorf("there is no application %q", q.As)
+	}
 	e, err := evaluate(s, q, nil)
 	if err != nil {
 		return nil, err
@@ -135,7 +145,7 @@ func evaluate(s *snapshot.Snapshot, q Question, pardoned []string) (*Explanation
 	e.Trail = append(e.Trail, reason.Entry{Check: "route", Kind: "route", Outcome: reason.Passed, From: r.Source,
 		Verdict: reason.Pass(reason.Public("route", r.Name), reason.Public("template", templateOf(r)))})
 	e.Also = s.Also(x, r)
-	answered := e.checks(x, r, pardoned)
+	answered := e.checks(asker{x: x, as: s.Consumers.Application(q.As), consumers: s.Consumers}, r, pardoned)
 	if x.Application != nil {
 		e.Caller = x.Application.Name
 	}
@@ -157,8 +167,8 @@ func templateOf(r *snapshot.Route) string {
 }
 
 // checks asks every check of the route, up to one that would answer the call by itself.
-func (e *Explanation) checks(x *policy.Exchange, r *snapshot.Route, pardoned []string) (answered bool) {
-	a := asker{x: x}
+func (e *Explanation) checks(a asker, r *snapshot.Route, pardoned []string) (answered bool) {
+	x := a.x
 	defer a.forget()
 	for i := range r.Steps {
 		s := &r.Steps[i]

@@ -216,7 +216,7 @@ func (c *call) watch(s *policy.Step) {
 	v := s.Check.Check(x)
 	if keeps = !v.Refused() && !s.Shadow; v.Refused() {
 		c.rec.Flags |= calllog.Shadowed
-		c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, v))
+		c.detail.Shadows = append(c.detail.Shadows, entryOf(s, reason.Shadow, s.Told(v, true)))
 		x.Spare(s)
 	}
 }

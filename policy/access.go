@@ -134,6 +134,13 @@ func (p *Access) Compile(env *Env) any {
 			if near := resource.Nearest(n, l.known[:min(len(l.known), maxNearNames)]); near != "" {
 				hint = "did you mean " + strconv.Quote(near) + "?"
 			}
+			if _, ok := slices.BinarySearch(teams, n); ok {
+				hint = strconv.Quote(n) + " is the team of applications: write it under teams"
+			} else if _, ok := slices.BinarySearch(known, n); ok {
+				hint = strconv.Quote(n) + " is an application: write it under applications"
+			} else if hint == "" {
+				hint = "for groups, roles and scopes of callers there are policies of these names"
+			}
 			switch l.what {
 			case "team":
 				env.Lint("access.unknown-team", index(l.field, i), hint, "no application has the team %q as its owner", n)

@@ -464,3 +464,56 @@ func (x *Exchange) challenge(challenges []string) {
 		}
 	}
 }
+
+// Assume identifies an application as if the call had brought a credential of it, for explanations; ok is false where this
+// step takes none that applications have. One of which no credential is known, as where keys are kept apart from the other
+// documents, is identified all the same, without scopes, roles and groups.
+func (s *Step) Assume(x *Exchange, consumers *consumer.Directory, a *consumer.Application) (v reason.Verdict, ok bool) {
+	kinds := []string{s.Kind}
+	for _, m := range s.methods() {
+		kinds = append(kinds, m.Kind)
+	}
+	kinds = slices.DeleteFunc(kinds, func(k string) bool { return lapsesOf(k) == nil })
+	if len(kinds) == 0 {
+		return v, false
+	}
+	assumed := "a call with a credential, of which none is known here"
+	cred := consumers.CredentialOf(a, kinds, x.Now)
+	if cred == nil {
+		cred = &consumer.Credential{Application: a, Identity: &consumer.Identity{Method: kinds[0], Subject: a.Name}}
+	} else if v = lapsesOf(cred.Identity.Method).lapsed(x, cred); v.Refused() {
+		return v, true
+	} else {
+		assumed = "a call with credential " + cred.Prefix
+	}
+	if v = x.identify(cred); v.Refused() {
+		return v, true
+	}
+	return reason.Pass(reason.Own("assumed", assumed), reason.Own("application", a.Name).At(a.Source)), true
+}
+
+// lapsesOf are the reasons of a kind of policy whose credentials belong to applications; nil for the others.
+func lapsesOf(kind string) *lapses {
+	switch kind {
+	case "key-auth":
+		return &keyLapses
+	case "basic":
+		return &basicLapses
+	case "hmac":
+		return &hmacLapses
+	case "mtls":
+		return &mtlsLapses
+	}
+	return nil
+}
+
+// methods are those of a step of several.
+func (s *Step) methods() []Step {
+	switch g := s.Check.(type) {
+	case *AnyOf:
+		return g.Methods
+	case *AllOf:
+		return g.Methods
+	}
+	return nil
+}

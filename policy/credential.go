@@ -63,7 +63,7 @@ var applicationSuspended = reason.New(reason.Reason{
 // lapsed refuses a credential that does not count now; otherwise its verdict lets pass. The caller
 // has proven that the credential is theirs.
 func (l *lapses) lapsed(x *Exchange, cred *consumer.Credential) reason.Verdict {
-	if !cred.Revoked && (cred.Until.IsZero() || x.Now.Before(cred.Until)) && !x.Now.Before(cred.From) {
+	if cred.CountsAt(x.Now) {
 		return reason.Verdict{}
 	}
 	x.Lapsed = cred

@@ -19,6 +19,7 @@ import (
 	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
 
+	"github.com/whygate/whygate/consumer"
 	"github.com/whygate/whygate/resource"
 )
 
@@ -36,6 +37,36 @@ type expression struct {
 	// wholeQuery says that the query is used as a whole, such as compared with a map.
 	wholeQuery bool
 	params     []string // of the route's path that it takes for granted
+	compared   []comparison
+}
+
+// comparison is one of a variable, or a header of the request, with a constant.
+type comparison struct{ name, with string }
+
+// never says why the comparison cannot hold, and what would; "" if it can, as far as documents tell.
+func (c comparison) never(consumers *consumer.Directory) (why, hint string) {
+	missing := func(what string, list []string) (string, string) {
+		if _, ok := slices.BinarySearch(list, c.with); ok || len(list) == 0 || c.with == "" {
+			return "", ""
+		}
+		if near := resource.Nearest(c.with, list); near != "" {
+			hint = "did you mean " + strconv.Quote(near) + "?"
+		}
+		return "there is no " + what + " " + strconv.Quote(c.with), hint
+	}
+	switch up := strings.ToUpper(c.with); {
+	case c.name == "request.method" && up != c.with:
+		return "methods are in capital letters", "write " + strconv.Quote(up)
+	case c.name == "request.headers" && strings.ToLower(c.with) != c.with:
+		return "names of headers are in small letters here", "write request.headers[" + strconv.Quote(strings.ToLower(c.with)) + "]"
+	case c.name == "application.name":
+		known, _, _ := consumers.Names()
+		return missing("application", known)
+	case c.name == "application.team":
+		_, teams, _ := consumers.Names()
+		return missing("application of team", teams)
+	}
+	return "", ""
 }
 
 // Bounds of an expression. What is not bounded by the size of the expression and of the request
@@ -346,6 +377,11 @@ func (x *expression) inspect(e *Env, field string) {
 			call := n.AsCall()
 			args := call.Args()
 			switch f := call.FunctionName(); {
+			case len(args) == 2 && (f == "_==_" || f == "@in" || f == "_[_]"):
+				x.compare(args[0], args[1], constant)
+				if f == "_==_" {
+					x.compare(args[1], args[0], constant)
+				}
 			case f == "within":
 				if args[0].Kind() == ast.ListKind {
 					for _, el := range args[0].AsList().Elements() {
@@ -375,6 +411,22 @@ func (x *expression) inspect(e *Env, field string) {
 	}))
 	x.params = slices.DeleteFunc(x.params, func(name string) bool { return slices.Contains(tested, name) })
 	x.costly = x.costly || searches && x.body
+}
+
+// compare notes what a variable is compared with.
+func (x *expression) compare(variable, with ast.Expr, constant func(ast.Expr) (string, bool)) {
+	if variable.Kind() != ast.IdentKind {
+		return
+	}
+	list := []ast.Expr{with}
+	if with.Kind() == ast.ListKind {
+		list = with.AsList().Elements()
+	}
+	for _, el := range list {
+		if s, ok := constant(el); ok {
+			x.compared = append(x.compared, comparison{variable.AsIdent(), s})
+		}
+	}
 }
 
 // parseNetwork reads a network or an address.

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/whygate/whygate/consumer"
@@ -197,6 +198,21 @@ func (s *Step) Watches(x *Exchange) bool {
 // preflights: what a page may do is no refusal, and the same for all callers where the policy is enforced for some.
 func (s *Step) Answers(x *Exchange) bool {
 	return !s.Watches(x) || s.Phase == CORS && !s.Shadow
+}
+
+// Told adds to a refusal, or what would be one, whom a policy that is enforced for some callers is enforced for.
+func (s *Step) Told(v reason.Verdict, watches bool) reason.Verdict {
+	if s.Share == 0 || s.Shadow || !v.Refused() {
+		return v
+	}
+	text := strconv.FormatFloat(float64(s.Share)*100/(1<<16), 'g', 3, 64) + "% of callers, "
+	if watches {
+		text += "not for this one"
+	} else {
+		text += "this one among them"
+	}
+	v.Facts = append(slices.Clip(v.Facts), reason.Rule("enforced", text).At(s.Source))
+	return v
 }
 
 // draw is the same number for every call of a caller, so that each has one experience.

@@ -167,6 +167,11 @@ func (p *Rule) Compile(env *Env) any {
 				env.Lint("rule.no-param", at+".when", hint, "the path %s has no {%s}: on this route the rule cannot be decided", env.Route.Template, name)
 			}
 		}
+		for _, cmp := range e.compared {
+			if why, hint := cmp.never(env.Consumers); why != "" {
+				env.Lint("rule.never-holds", at+".when", hint, "a term of rule %q never holds: %s", r.Name, why)
+			}
+		}
 		if e.caller && caller == "" {
 			caller = at + ".when"
 		}

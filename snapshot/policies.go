@@ -150,7 +150,7 @@ func (c *compiler) inherit(held []inherited, l level) []inherited {
 			if !e.Shadow {
 				what, field = "enforce", "enforce"
 			}
-			c.problem(l.at(at, fmt.Sprintf("%s decides nothing, so there is nothing to %s", e.Kind, what), "take "+field+" out, or the policy"))
+			c.problem(l.at(at, fmt.Sprintf("%s changes what passes, so there is nothing to %s", e.Kind, what), "take "+field+" out, or the policy"))
 			continue
 		}
 		h := inherited{entry: e, name: name, scope: l.scope, kind: kind, order: order}

@@ -16,7 +16,7 @@ import (
 func (a *app) explainCommand() *cobra.Command {
 	var live, asJSON bool
 	var headers []string
-	var data, from, at string
+	var data, from, at, as string
 	c := &cobra.Command{
 		Use:   "explain FILE|DIR… METHOD URL",
 		Short: "Say what would become of a call, check by check",
@@ -24,9 +24,11 @@ func (a *app) explainCommand() *cobra.Command {
 near misses; the smallest change that would make it pass, and who can make it.
 Counters are peeked at, never spent; the upstream is not called. Offline the
 documents count, with empty counters; with --live the documents and counters of a
-running node. The exit code is 0 when the call would pass and 1 when not.`,
+running node. --as NAME has an application call with a credential of its own, which
+need not be known. The exit code is 0 when the call would pass and 1 when not.`,
 		Example: `  whygate explain examples/shop GET http://localhost/prod/orders -H 'X-Api-Key: KEY'
-  whygate explain --live POST /prod/orders -H 'X-Api-Key: KEY' -d @order.json --from 203.0.113.7`,
+  whygate explain --live POST /prod/orders -H 'X-Api-Key: KEY' -d @order.json --from 203.0.113.7
+  whygate explain --live POST /prod/orders --as acme-shop`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if n := len(args); n < 2 || !live && n < 3 {
 				return usage("explain wants %sa method and a URL", map[bool]string{true: "", false: "documents, "}[live])
@@ -35,6 +37,7 @@ running node. The exit code is 0 when the call would pass and 1 when not.`,
 			if err != nil {
 				return err
 			}
+			q.As = as
 			var e *gateway.Explanation
 			if live {
 				cl, err := a.client()
@@ -72,6 +75,7 @@ running node. The exit code is 0 when the call would pass and 1 when not.`,
 	c.Flags().StringVarP(&data, "body", "d", "", "content of the call, or @FILE")
 	c.Flags().StringVar(&from, "from", "", "address that the connection comes from (default 127.0.0.1)")
 	c.Flags().StringVar(&at, "at", "", "when the call is made (default now)")
+	c.Flags().StringVar(&as, "as", "", "the application that calls, without its credential")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	a.nodeFlags(c)
 	return c
@@ -200,7 +204,11 @@ func (a *app) tellEntry(e reason.Entry) {
 	case reason.Denied, reason.Shadow:
 		told := e.Tell(reason.ToOperator)
 		text = told.Code + ": " + told.Says
-		if e.Outcome == reason.Shadow {
+		enforced, some := e.Facts.Find("enforced", reason.ToOperator)
+		switch {
+		case some:
+			text = "(enforced for " + enforced.Text() + ") " + text
+		case e.Outcome == reason.Shadow:
 			text = "(only watches) " + text
 		}
 	case reason.Unknown:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,8 +24,9 @@ func (a *app) lintCommand() *cobra.Command {
 		Short: "Find what will surprise people, before documents are published",
 		Long: `Finds all that check finds, and besides it what can be meant, and mostly is not:
 scopes, roles and groups that no credential has, access lists that leave subscribers
-out, clocks that may not differ, addresses that may be those of a balancer, strict
-rules that nobody has watched. The exit code is 1 when there are errors, with --strict
+out, subscriptions that nobody has, clocks that may not differ, addresses that may be
+those of a balancer, paths written as another gateway has them, rules that never hold,
+strict rules that nobody has watched. The exit code is 1 when there are errors, with --strict
 also when there are warnings.`,
 		Example: "  whygate lint examples/shop\n  whygate lint --strict examples/shop",
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -45,7 +47,7 @@ also when there are warnings.`,
 
 // lint looks for what people have lost days to elsewhere and what is no mistake everywhere.
 func lint(snap *snapshot.Snapshot, checked resource.Problems) resource.Problems {
-	l := &linter{snap: snap, checked: checked, access: map[string]written[*policy.Access]{}}
+	l := &linter{snap: snap, checked: checked, access: map[string]written[*policy.Access]{}, method: map[string]written[*policy.Method]{}, demands: map[string]entry{}}
 	all := entries(snap.Set)
 	for _, e := range all {
 		if e.Off || e.Shadow {
@@ -76,8 +78,16 @@ func lint(snap *snapshot.Snapshot, checked resource.Problems) resource.Problems 
 				l.warn(e, "paranoia", "waf.unwatched", "let it watch first (shadow: true), and let whygate waf suggest say what to exclude",
 					"at paranoia %d many legitimate calls are refused, and nothing is excluded", p.Paranoia)
 			}
-		case *policy.IPAccess, *policy.Geo:
+		case *policy.IPAccess:
 			l.address(e, "", "judges")
+			l.everybody(e, "allow", p.Allow, "ip-access.allows-everybody", "the list keeps nobody out")
+			l.everybody(e, "deny", p.Deny, "ip-access.denies-everybody", "every call is refused")
+		case *policy.Geo:
+			l.address(e, "", "judges")
+		case *policy.Method:
+			l.method[placeOf(policy.SourceOf(e.Node(), ""))] = written[*policy.Method]{e, p}
+		case *policy.Subscribe:
+			l.demands[placeOf(policy.SourceOf(e.Node(), ""))] = e
 		case *policy.RateLimit:
 			l.per(e, p.Per)
 		case *policy.Quota:
@@ -89,6 +99,9 @@ func lint(snap *snapshot.Snapshot, checked resource.Problems) resource.Problems 
 		}
 	}
 	l.gates()
+	l.nobody()
+	l.methods()
+	l.paths()
 	return l.found
 }
 
@@ -96,6 +109,8 @@ type linter struct {
 	snap    *snapshot.Snapshot
 	checked resource.Problems                  // that check has found
 	access  map[string]written[*policy.Access] // by their place
+	method  map[string]written[*policy.Method]
+	demands map[string]entry // the policies subscription
 	found   resource.Problems
 }
 
@@ -202,8 +217,122 @@ func (l *linter) leeway(e entry, d resource.Duration) {
 }
 
 func (l *linter) per(e entry, per string) {
-	if per == "address" {
+	at := e.Config.Problem("per", "", "").Pos
+	if per == "address" || slices.ContainsFunc(l.checked, func(p resource.Problem) bool { return p.Code == e.Kind+".no-identity" && p.Pos == at }) {
 		l.address(e, "per", "counts")
+	}
+}
+
+// everybody warns of networks that hold every address.
+func (l *linter) everybody(e entry, field string, list []resource.Prefix, code, consequence string) {
+	for i, n := range list {
+		if n.Bits() == 0 {
+			family := "IPv4"
+			if n.Addr().Is6() {
+				family = "IPv6"
+			}
+			l.warn(e, fmt.Sprintf("%s[%d]", field, i), code, "name the networks that are meant", "%v is every %s address, so %s", n, family, consequence)
+		}
+	}
+}
+
+// nobody warns of APIs that demand a subscription which no application has.
+func (l *linter) nobody() {
+	if len(l.snap.Set.Credentials)+len(l.snap.Set.Subscriptions) == 0 {
+		return // they are elsewhere
+	}
+	told := map[string]bool{}
+	for _, r := range l.snap.Routes {
+		if r.OpenPlan != nil || len(r.OpenStages) > 0 || slices.ContainsFunc(l.snap.Set.Subscriptions, func(d *resource.Document[resource.Subscription]) bool { return d.Spec.API == r.API }) {
+			continue
+		}
+		for _, s := range r.Steps {
+			if s.Kind != "subscription" || s.Shadow || told[r.API] {
+				continue
+			}
+			if e, ok := l.demands[placeOf(s.Source)]; ok {
+				told[r.API] = true
+				l.warn(e, "", "subscription.nobody", "write a document of kind Subscription for an application, or give a stage an openPlan", "no application has a subscription to API %q, so every call is refused", r.API)
+			}
+		}
+	}
+}
+
+// methods warns of routes of which the policy method lets nothing pass.
+func (l *linter) methods() {
+	told := map[string]bool{}
+	for _, r := range l.snap.Routes {
+		for _, s := range r.Steps {
+			if s.Kind != "method" || s.Shadow || len(r.Methods) == 0 {
+				continue
+			}
+			m, ok := l.method[placeOf(s.Source)]
+			if !ok {
+				continue
+			}
+			passes := func(name string) bool {
+				has := func(list []string) bool {
+					return slices.ContainsFunc(list, func(m string) bool {
+						return strings.EqualFold(m, name) || strings.EqualFold(m, "GET") && name == "HEAD"
+					})
+				}
+				return (len(m.config.Allow) == 0 || has(m.config.Allow)) && !slices.ContainsFunc(m.config.Deny, func(m string) bool { return strings.EqualFold(m, name) })
+			}
+			where := placeOf(s.Source) + r.Name
+			if slices.ContainsFunc(r.Methods, passes) || told[where] {
+				continue
+			}
+			told[where] = true
+			l.warn(m.entry, "", "method.refuses-route", "allow one of them, or take the route out", "route %q serves %s, of which this policy lets nothing pass", r.Name, strings.Join(r.Methods, ", "))
+		}
+	}
+}
+
+// paths warns of paths that are written as other gateways have them, and mean something else here.
+func (l *linter) paths() {
+	for _, d := range l.snap.Set.APIs {
+		warn := func(field, code, hint, format string, args ...any) {
+			l.add(d.Problem(field, fmt.Sprintf(format, args...), hint), code)
+		}
+		base := strings.TrimSuffix(d.Spec.BasePath, "/")
+		below := func(path, prefix string) bool {
+			return prefix != "" && prefix != "/" && (path == prefix || strings.HasPrefix(path, prefix+"/"))
+		}
+		stages := map[string]string{}
+		for _, s := range d.Spec.Stages {
+			stages[s.Name] = strings.TrimSuffix(cmp.Or(s.Path, "/"+s.Name), "/")
+			if below(base, stages[s.Name]) {
+				warn("spec.basePath", "api.stage-twice", "write basePath without it", "the stage %q lies before basePath by itself, so calls go to %s%s", s.Name, stages[s.Name], base)
+			}
+		}
+		lists := map[string][]resource.Route{"spec.routes": d.Spec.Routes}
+		for i, v := range d.Spec.Versions {
+			lists[fmt.Sprintf("spec.versions[%d].routes", i)] = v.Routes
+		}
+		for list, routes := range lists {
+			for i, r := range routes {
+				field := fmt.Sprintf("%s[%d].path", list, i)
+				if below(r.Path, base) {
+					warn(field, "route.base-twice", "write the path without basePath", "the path of a route lies below basePath, so calls go to %s%s", base, r.Path)
+				}
+				for _, s := range d.Spec.Stages {
+					if below(r.Path, stages[s.Name]) && !below(r.Path, base) {
+						warn(field, "route.stage-twice", "write the path without the stage", "the path of a route lies below the stage %q, so calls go to %s%s%s", s.Name, stages[s.Name], base, r.Path)
+					}
+				}
+				for part := range strings.SplitSeq(r.Path, "/") {
+					if name, ok := strings.CutPrefix(part, ":"); ok && name != "" {
+						warn(field, "route.colon", "write {"+name+"} for any value", "the segment %q is literal here, colon and all", part)
+					}
+				}
+				bare := strings.TrimSuffix(r.Path, "/")
+				if bare != r.Path && bare != "" && !slices.ContainsFunc(routes, func(o resource.Route) bool {
+					return o.Path == bare || strings.HasPrefix(bare, strings.TrimSuffix(o.Path, "{rest...}")) && strings.HasSuffix(o.Path, "...}")
+				}) {
+					warn(field, "route.slash-only", "add a route for "+bare+"; "+bare+"/{rest...} serves all that lies below", "calls of %s%s, without the slash at the end, are 404", base, bare)
+				}
+			}
+		}
 	}
 }
 

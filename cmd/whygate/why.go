@@ -211,6 +211,9 @@ func (a *app) tellCall(c *admin.Call) {
 		t.line("wanted", told.Wanted, told.At.String())
 		t.line("seen", told.Seen, "")
 		t.methods(told)
+		if enforced, ok := told.Facts["enforced"].(string); ok {
+			t.line("enforced", "for "+enforced, "")
+		}
 		t.fixes(told.Fixes)
 		t.signed(told)
 	} else if c.Outcome == "relayed" {
@@ -223,7 +226,12 @@ func (a *app) tellCall(c *admin.Call) {
 		t.line("next", nextText(d.Next), "")
 		for _, sh := range d.Shadows {
 			told := sh.Tell(reason.ToOperator)
-			t.line("shadow", sh.Check+" would have refused with "+told.Code+": "+told.Says, sh.From.String())
+			text := sh.Check + " would have refused with " + told.Code + ": " + told.Says
+			if enforced, ok := sh.Facts.Find("enforced", reason.ToOperator); ok {
+				text += "; it is enforced for " + enforced.Text()
+			}
+			t.line("shadow", text, sh.From.String())
+			t.fixes(told.Fixes)
 		}
 		for _, h := range d.Hints {
 			t.line("hint", h.Code+": "+h.Text, "")
@@ -359,6 +367,9 @@ func (a *app) tellSince(ctx context.Context, c *admin.Call) {
 		return
 	}
 	ask := fmt.Sprintf("whygate explain --live %s %s --from %s", c.Method, shellWord(urlOf(c)), c.Peer)
+	if c.Application != "" {
+		ask += " --as " + shellWord(c.Application)
+	}
 	switch {
 	case st.Revision != c.Revision:
 		fmt.Fprintf(a.out, "%s revision %d is in use since %s, and this call was decided by revision %d.\n", a.style.warn("!"), st.Revision, reason.Stamp(st.Loaded), c.Revision)
