@@ -63,8 +63,6 @@ func newLoop(t testing.TB, send, want string, h func(*Call), w *Watch) *loop {
 		for s.Conns() > 0 {
 			time.Sleep(time.Millisecond)
 		}
-		s.std.Close()
-		s.std1.Close()
 	})
 	return &loop{t, nc, []byte(send), make([]byte, 64<<10), []byte(want)}
 }

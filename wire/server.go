@@ -48,10 +48,10 @@ type Server struct {
 	draining atomic.Bool
 	linger   time.Duration // an idle connection stays open so long while draining
 	stdOnce  sync.Once
-	std      *stdServer // with HTTP/2
-	std1     *stdServer // without
 
 	mu      sync.Mutex // guards what follows
+	stds    map[stdKind]*stdServer
+	ending  context.Context // of Drain, once it has begun
 	conns   map[*conn]struct{}
 	perAddr map[netip.Addr]int
 	active  int
@@ -79,12 +79,11 @@ func (s *Server) Conns() int {
 func (s *Server) prepare() {
 	s.stdOnce.Do(func() {
 		s.mu.Lock()
-		s.conns, s.perAddr = map[*conn]struct{}{}, map[netip.Addr]int{}
+		s.conns, s.perAddr, s.stds = map[*conn]struct{}{}, map[netip.Addr]int{}, map[stdKind]*stdServer{}
 		s.mu.Unlock()
 		if s.linger == 0 {
 			s.linger = time.Second
 		}
-		s.std, s.std1 = newStdServer(s, true), newStdServer(s, false)
 	})
 }
 
@@ -338,9 +337,7 @@ func looksLikeHTTP(h [5]byte) bool {
 func (c *conn) handOver(nc net.Conn) {
 	c.unwatch()
 	c.hijacked = true
-	if c.std = c.srv.std1; c.listener.HTTP2 {
-		c.std = c.srv.std
-	}
+	c.std = c.srv.stdFor(nc, c)
 	c.std.serve(nc, c)
 }
 
@@ -351,15 +348,12 @@ func (c *conn) handOver(nc net.Conn) {
 func (s *Server) Drain(ctx context.Context) (broken int) {
 	s.prepare()
 	s.draining.Store(true)
-	stdDone := make(chan struct{})
-	go func() {
-		defer close(stdDone)
-		var second sync.WaitGroup
-		second.Go(func() { s.std1.drain(ctx) })
-		s.std.drain(ctx)
-		second.Wait()
-	}()
 	s.mu.Lock()
+	s.ending = ctx
+	var stds sync.WaitGroup
+	for _, d := range s.stds {
+		stds.Go(func() { d.drain(ctx) })
+	}
 	soon := s.Watch.clock.Load() + int64(s.linger+tick)
 	for c := range s.conns {
 		if d := c.reads.at.Load(); c.state.Load() == connIdle && d > soon {
@@ -383,6 +377,6 @@ func (s *Server) Drain(ctx context.Context) (broken int) {
 		s.mu.Unlock()
 		break
 	}
-	<-stdDone
+	stds.Wait()
 	return broken
 }

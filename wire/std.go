@@ -27,22 +27,55 @@ type stdServer struct {
 	of    sync.Map // net.Conn given to net/http → *conn
 }
 
-func newStdServer(s *Server, http2 bool) *stdServer {
-	cfg := s.config.Load()
+// stdKind is what an http.Server cannot change while it serves: another configuration has one of its own.
+type stdKind struct {
+	http2                bool
+	headerBytes, streams int
+	header, idle, write  time.Duration
+}
+
+// headRoom is how much larger than allowed a head may be to be refused with a reason. net/http ends an HTTP/2 connection, with
+// all of its calls, for a longer field.
+const headRoom = 256 << 10
+
+// stdFor has the connection served by an http.Server of its configuration. Those of older ones go with their last connection.
+func (s *Server) stdFor(nc net.Conn, c *conn) *stdServer {
+	k := stdKind{c.listener.HTTP2, c.cfg.HeaderBytes, c.cfg.MaxStreams, c.cfg.HeaderTimeout, c.cfg.IdleTimeout, c.cfg.WriteTimeout}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.stds[k]
+	if d == nil {
+		for kind, old := range s.stds {
+			if kind.http2 == k.http2 && !old.open() {
+				delete(s.stds, kind)
+				old.http.Close()
+			}
+		}
+		d = newStdServer(s, k)
+		s.stds[k] = d
+		if s.ending != nil {
+			go d.drain(s.ending)
+		}
+	}
+	d.of.Store(nc, c) // with s.mu held, so that d is not closed meanwhile
+	return d
+}
+
+func newStdServer(s *Server, k stdKind) *stdServer {
 	d := &stdServer{srv: s, conns: make(chan net.Conn), done: make(chan struct{})}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(http2)
-	protocols.SetUnencryptedHTTP2(http2)
+	protocols.SetHTTP2(k.http2)
+	protocols.SetUnencryptedHTTP2(k.http2)
 	d.http = &http.Server{
 		Handler:   http.HandlerFunc(d.serveHTTP),
 		Protocols: protocols,
 		// OPTIONS * is a call like others.
 		DisableGeneralOptionsHandler: true,
-		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: cfg.MaxStreams, MaxReadFrameSize: 16 << 10, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: cfg.WriteTimeout},
-		ReadHeaderTimeout:            cfg.HeaderTimeout,
-		IdleTimeout:                  cfg.IdleTimeout,
-		MaxHeaderBytes:               cfg.HeaderBytes,
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: k.streams, MaxReadFrameSize: 16 << 10, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: k.write},
+		ReadHeaderTimeout:            k.header,
+		IdleTimeout:                  k.idle,
+		MaxHeaderBytes:               k.headerBytes + headRoom,
 		ConnState:                    d.connState,
 		ConnContext:                  func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, connKey{}, nc) },
 		ErrorLog:                     log.New(logWriter{s.Log}, "", 0),
@@ -85,7 +118,6 @@ func (d *stdServer) Close() error {
 func (d *stdServer) Addr() net.Addr { return &net.TCPAddr{} }
 
 func (d *stdServer) serve(nc net.Conn, c *conn) {
-	d.of.Store(nc, c)
 	select {
 	case d.conns <- nc:
 	case <-d.done:
@@ -144,6 +176,7 @@ func (d *stdServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if f := call.Request.fromStd(r, &cfg.Limits); f != nil {
 		s.closing = true
+		clear(r.Header) // it may be large, and the client may take long to read why
 		d.srv.Handler.Malformed(call, f)
 	} else {
 		d.srv.Handler.Serve(call)
