@@ -477,10 +477,12 @@ func (s *stdStream) respond(head *Head) error {
 	if head.Length >= 0 && head.Status != 204 && head.Status >= 200 {
 		h.Set("Content-Length", strconv.FormatInt(head.Length, 10))
 	}
+	old := s.conn.tooOld(s.call.Start)
 	if s.call.Request.Proto < 20 {
-		if s.closing = s.closing || head.Close || s.conn.srv.draining.Load() || !s.willDrain(); s.closing {
-			h.Set("Connection", "close")
-		}
+		s.closing = s.closing || old || head.Close || s.conn.srv.draining.Load() || !s.willDrain()
+	}
+	if s.closing && s.call.Request.Proto < 20 || old { // of HTTP/2 net/http makes a GOAWAY of it, and serves what is under way
+		h.Set("Connection", "close")
 	}
 	if head.Status == 101 {
 		h.Set("Connection", "Upgrade")
