@@ -37,6 +37,10 @@ func OpenQuotas(file string) (*Quotas, error) {
 	if file == "" {
 		return q, nil
 	}
+	left, _ := filepath.Glob(file + newSuffix + "*") // by a process that was killed while it wrote
+	for _, name := range left {
+		os.Remove(name)
+	}
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return q, nil
@@ -203,8 +207,10 @@ func (q *Quotas) Save() error {
 	return nil
 }
 
+const newSuffix = ".new" // of a file that is not complete yet
+
 func replaceFile(name string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".new*")
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+newSuffix+"*")
 	if err != nil {
 		return err
 	}
