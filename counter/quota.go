@@ -62,6 +62,10 @@ func OpenQuotas(file string) (*Quotas, error) {
 	if file == "" {
 		return q, nil
 	}
+	left, _ := filepath.Glob(file + newSuffix + "*") // by a process that was killed while it wrote
+	for _, name := range left {
+		os.Remove(name)
+	}
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return q, nil
@@ -264,9 +268,11 @@ func (q *Quotas) write(w io.Writer) error {
 	return nil
 }
 
+const newSuffix = ".new" // of a file that is not complete yet
+
 // replaceFile writes a file as a whole: whoever reads it, also after a crash, sees the old or the new content.
 func replaceFile(name string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".new*")
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+newSuffix+"*")
 	if err != nil {
 		return err
 	}

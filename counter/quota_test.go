@@ -371,3 +371,20 @@ func BenchmarkTakeWhileSaving(b *testing.B) {
 	close(stop)
 	<-stopped
 }
+
+// What a process leaves that is killed while it writes does not pile up.
+func TestQuotasKilledWhileWriting(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "quotas.json")
+	for _, name := range []string{"quotas.json.new123", "quotas.json.new4"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := OpenQuotas(file); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}

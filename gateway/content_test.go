@@ -171,19 +171,23 @@ func TestExplainContent(t *testing.T) {
 	}
 }
 
+// applications makes so many, with a key each.
+func applications(n int) (keys []string, documents string) {
+	for i := range n {
+		key, d := whytest.Consumer(fmt.Sprintf("app-%d", i), "")
+		keys = append(keys, key)
+		documents += d
+	}
+	return keys, documents
+}
+
 // TestEnforceForSome: the policy refuses the same callers each time, and watches the others.
 func TestEnforceForSome(t *testing.T) {
 	t.Parallel()
 	whytest.EachEngine(t, func(t *testing.T, engine string) {
 		up := whytest.Script(t, always(ok))
-		var docs strings.Builder
-		var keys []string
-		for i := range 40 {
-			key, d := whytest.Consumer(fmt.Sprintf("app-%d", i), "")
-			keys = append(keys, key)
-			docs.WriteString(d)
-		}
-		n := whytest.Start(t, engine, whytest.API(up.URL(), "/", "  - key-auth: {}\n  - subscription: {}\n    enforce: 30%")+docs.String())
+		keys, docs := applications(40)
+		n := whytest.Start(t, engine, whytest.API(up.URL(), "/", "  - key-auth: {}\n  - subscription: {}\n    enforce: 30%")+docs)
 		refused := 0
 		for _, key := range keys {
 			var codes []int
@@ -223,14 +227,8 @@ func TestEnforceForFew(t *testing.T) {
 		"  - key-auth: {}\n  - subscription: {}\n    shadow: true":                   {0, 0},
 		"  - key-auth: {}\n  - waf: {threshold: 100}\n    name: a\n    enforce: 99%": {0, 0},
 	} {
-		var docs strings.Builder
-		var keys []string
-		for i := range 40 {
-			key, d := whytest.Consumer(fmt.Sprintf("app-%d", i), "")
-			keys = append(keys, key)
-			docs.WriteString(d)
-		}
-		n := whytest.Start(t, "wire", whytest.API(up.URL, "/", policies)+docs.String())
+		keys, docs := applications(40)
+		n := whytest.Start(t, "wire", whytest.API(up.URL, "/", policies)+docs)
 		refused := 0
 		for _, key := range keys {
 			if a := n.Call("GET", "/", "", "X-Api-Key: "+key); a.StatusCode != 200 {

@@ -16,30 +16,24 @@ import (
 // keeping compiles a policy that keeps something beyond a revision, and reads files below dir.
 func (b *testbed) keeping(kept map[string]Kept, kind, config string, edit func(*Env)) (any, resource.Problems) {
 	b.t.Helper()
-	k, _, ok := KindNamed(kind)
-	if !ok {
-		b.t.Fatalf("there is no policy %s", kind)
+	p, env, problems := b.decode(kind, config)
+	if p == nil {
+		return nil, *problems
 	}
-	node, problems := resource.ParseNode(resource.File{Name: "test.yaml", Data: []byte(config)})
-	p := k.New()
-	resource.Decode(node, p, &problems)
-	if problems.HasErrors() {
-		return nil, problems
+	env.Resolve = func(p string) string { return p }
+	env.Keep = func(name string, create func() Kept) Kept {
+		if kept[name] == nil {
+			kept[name] = create()
+			kept[name].Start()
+			b.t.Cleanup(kept[name].Close)
+		}
+		return kept[name]
 	}
-	env := &Env{Node: node, Name: kind, Problems: &problems, Route: &b.route, Consumers: b.consumers, Trust: b.trust, Memory: b.memory,
-		Quotas: b.quotas, Shared: b.shared, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds, Resolve: func(p string) string { return p },
-		Keep: func(name string, create func() Kept) Kept {
-			if kept[name] == nil {
-				kept[name] = create()
-				kept[name].Start()
-				b.t.Cleanup(kept[name].Close)
-			}
-			return kept[name]
-		}}
 	if edit != nil {
 		edit(env)
 	}
-	return p.Compile(env), problems
+	made := p.Compile(env)
+	return made, *problems
 }
 
 func (b *testbed) method(kind, config string) Check {

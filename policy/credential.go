@@ -109,6 +109,28 @@ func (x *Exchange) refusePreflight(wants string, at *reason.Source) reason.Verdi
 		reason.Public("method", strings.Clone(x.Fields.Get(wire.AccessControlRequestMethod))), x.OwnerFact())
 }
 
+// withdraw takes a credential out of a request, from the places that it may come in: a header, Authorization, a cookie, a query
+// parameter; "" for those it does not.
+func withdraw(o *wire.Outgoing, header string, authorization bool, cookie, query string) {
+	kept := o.Fields[:0]
+	for _, f := range o.Fields {
+		switch {
+		case header != "" && wire.EqualFold(f.Name, header), authorization && f.ID == wire.Authorization:
+			continue
+		case cookie != "" && f.ID == wire.Cookie && Cookie(f.Value, cookie) != "":
+			if f.Value = withoutCookie(f.Value, cookie); f.Value == "" {
+				continue
+			}
+		}
+		kept = append(kept, f)
+	}
+	o.Fields = kept
+	if query != "" && queryParameter(o.Query, query) != "" {
+		o.Query = withoutParameter(o.Query, query)
+		o.HasQuery = o.Query != ""
+	}
+}
+
 // schemes of authentication: those of IANA's registry that are in use, and others that clients are known to send.
 var schemes = []string{"Bearer", "Basic", "Digest", "DPoP", "GNAP", "Hawk", "HMAC", "HOBA", "JWT", "Key", "Mutual", "Negotiate", "NTLM", "OAuth", "PrivateToken",
 	"SCRAM-SHA-1", "SCRAM-SHA-256", "Signature", "Token", "vapid", "ApiKey", "Api-Key", "AWS4-HMAC-SHA256", "SharedKey", "GoogleLogin"}

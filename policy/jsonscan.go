@@ -285,6 +285,16 @@ func (s *jsonScan) ended() bool {
 	return s.pos == len(s.data) || s.fail(jsonMalformed, s.pos, "the end of the body")
 }
 
+// textEnd is the closing quote of a text that begins at i, or a place behind all of the data: it is skimmed, not checked.
+func (s *jsonScan) textEnd(i int) int {
+	for i++; i < len(s.data) && s.data[i] != '"'; i++ {
+		if s.data[i] == '\\' {
+			i++
+		}
+	}
+	return i
+}
+
 // countRest is how many elements the innermost list or object has, or at least that many: the text is
 // skimmed, not checked.
 func (s *jsonScan) countRest(n int) int {
@@ -292,11 +302,7 @@ func (s *jsonScan) countRest(n int) int {
 	for i := s.pos; i < len(s.data); i++ {
 		switch s.data[i] {
 		case '"':
-			for i++; i < len(s.data) && s.data[i] != '"'; i++ {
-				if s.data[i] == '\\' {
-					i++
-				}
-			}
+			i = s.textEnd(i)
 		case '[', '{':
 			depth++
 		case ']', '}':
@@ -372,11 +378,7 @@ func (s *jsonScan) depthFrom() int {
 	for i := s.pos; i < len(s.data); i++ {
 		switch s.data[i] {
 		case '"':
-			for i++; i < len(s.data) && s.data[i] != '"'; i++ {
-				if s.data[i] == '\\' {
-					i++
-				}
-			}
+			i = s.textEnd(i)
 		case '[', '{':
 			depth++
 			most = max(most, depth)

@@ -284,25 +284,7 @@ func (c *keyCheck) EditRequest(x *Exchange, o *wire.Outgoing) {
 	if c.Forward {
 		return
 	}
-	kept := o.Fields[:0]
-	for _, f := range o.Fields {
-		switch {
-		case len(f.Name) == len(c.Header) && wire.EqualFold(f.Name, c.Header):
-			continue
-		case c.Bearer && f.ID == wire.Authorization:
-			continue
-		case c.Cookie != "" && f.ID == wire.Cookie && Cookie(f.Value, c.Cookie) != "":
-			if f.Value = withoutCookie(f.Value, c.Cookie); f.Value == "" {
-				continue
-			}
-		}
-		kept = append(kept, f)
-	}
-	o.Fields = kept
-	if c.Query != "" && queryParameter(o.Query, c.Query) != "" {
-		o.Query = withoutParameter(o.Query, c.Query)
-		o.HasQuery = o.Query != ""
-	}
+	withdraw(o, c.Header, c.Bearer, c.Cookie, c.Query)
 }
 
 // bearer reads the token of an Authorization field.

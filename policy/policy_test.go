@@ -39,8 +39,8 @@ func newTestbed(t *testing.T) *testbed {
 	return b
 }
 
-// compile decodes and compiles the policy of that kind with a configuration in YAML.
-func (b *testbed) compile(kind, config string) (any, resource.Problems) {
+// decode reads the configuration of a policy, and readies what it is compiled with. The policy is nil if there are problems.
+func (b *testbed) decode(kind, config string) (Policy, *Env, *resource.Problems) {
 	b.t.Helper()
 	k, _, ok := KindNamed(kind)
 	if !ok {
@@ -48,15 +48,24 @@ func (b *testbed) compile(kind, config string) (any, resource.Problems) {
 	}
 	node, problems := resource.ParseNode(resource.File{Name: "test.yaml", Data: []byte(config)})
 	p := k.New()
-	resource.Decode(node, p, &problems)
-	if problems.HasErrors() {
-		return nil, problems
+	if resource.Decode(node, p, &problems); problems.HasErrors() {
+		return nil, nil, &problems
+	}
+	return p, &Env{Node: node, Name: kind, Problems: &problems, Route: &b.route, Consumers: b.consumers, Trust: b.trust, Memory: b.memory,
+		Quotas: b.quotas, Shared: b.shared, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds}, &problems
+}
+
+// compile decodes and compiles the policy of that kind with a configuration in YAML.
+func (b *testbed) compile(kind, config string) (any, resource.Problems) {
+	b.t.Helper()
+	p, env, problems := b.decode(kind, config)
+	if p == nil {
+		return nil, *problems
 	}
 	b.kinds[kind] = true
-	made := p.Compile(&Env{Node: node, Name: kind, Problems: &problems, Route: &b.route, Consumers: b.consumers, Trust: b.trust, Memory: b.memory,
-		Quotas: b.quotas, Shared: b.shared, Gateway: &b.gateway, LimitName: "test/" + kind, Kinds: b.kinds,
-		Keep: func(_ string, create func() Kept) Kept { return create() }})
-	return made, problems
+	env.Keep = func(_ string, create func() Kept) Kept { return create() }
+	made := p.Compile(env)
+	return made, *problems
 }
 
 func (b *testbed) check(kind, config string) Check {

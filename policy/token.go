@@ -293,23 +293,7 @@ func (p *places) EditRequest(x *Exchange, o *wire.Outgoing) {
 	if p.Forward {
 		return
 	}
-	kept := o.Fields[:0]
-	for _, f := range o.Fields {
-		switch {
-		case p.Header != "" && wire.EqualFold(f.Name, p.Header):
-			continue
-		case p.Cookie != "" && f.ID == wire.Cookie && Cookie(f.Value, p.Cookie) != "":
-			if f.Value = withoutCookie(f.Value, p.Cookie); f.Value == "" {
-				continue
-			}
-		}
-		kept = append(kept, f)
-	}
-	o.Fields = kept
-	if p.Query != "" && queryParameter(o.Query, p.Query) != "" {
-		o.Query = withoutParameter(o.Query, p.Query)
-		o.HasQuery = o.Query != ""
-	}
+	withdraw(o, p.Header, false, p.Cookie, p.Query)
 }
 
 // HeaderName is the header that pages must be allowed to send.

@@ -86,12 +86,23 @@ func (d *decoder) wrong(n Node, f *field, hint, format string, args ...any) {
 	if f.name != "" {
 		format, args = "%s: "+format, append([]any{shorten(f.name)}, args...)
 	}
+	before := len(d.problems)
 	d.problem(n, n.mark(), hint, format, args...)
+	if len(d.problems) > before {
+		d.problems[before].Hidden = f.secret && n.value.kind != isMap
+	}
 }
 
 func (d *decoder) wrongType(n Node, f *field, ti *typeInfo, hint string) {
-	d.wrong(n, f, hint, "wanted %s, found %s", ti.words(f.name), found(n.value))
+	seen := found(n.value)
+	if f.secret && n.value.kind != isMap && n.value.kind != isList {
+		seen = notShown
+	}
+	d.wrong(n, f, hint, "wanted %s, found %s", ti.words(f.name), seen)
 }
+
+// notShown stands for a value that may be a secret: problems go to logs, and to whoever asks a node for its status.
+const notShown = "something else, which is not shown"
 
 // found names what is written, for messages.
 func found(v *value) string {
@@ -419,7 +430,11 @@ func (d *decoder) check(n Node, v reflect.Value, f *field) {
 		if want == "" {
 			want = "text that matches " + f.pattern.String()
 		}
-		d.wrong(n, f, exampleHint(f), "wanted %s, found %s", want, clip(text))
+		seen := clip(text)
+		if f.secret {
+			seen = notShown
+		}
+		d.wrong(n, f, exampleHint(f), "wanted %s, found %s", want, seen)
 	case f.lo.IsValid() && f.lo.Type() == v.Type() && less(v, f.lo):
 		d.wrong(n, f, boundHint(f), "wanted at least %s, found %s", f.min, shorten(text))
 	case f.hi.IsValid() && f.hi.Type() == v.Type() && less(f.hi, v):

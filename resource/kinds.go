@@ -546,9 +546,9 @@ type Credential struct {
 	// Application that it identifies, by name.
 	Application string `json:"application" required:"true" example:"acme-shop"`
 	// Key is how an API key is recognised.
-	Key *KeyHash `json:"key"`
+	Key *KeyHash `json:"key" secret:"a key"`
 	// Basic is a user name with the hash of a password, for the policy basic.
-	Basic *BasicLogin `json:"basic"`
+	Basic *BasicLogin `json:"basic" secret:"user:password"`
 	// HMAC is a secret that requests are signed with, for the policy hmac.
 	HMAC *HMACSecret `json:"hmac"`
 	// Certificate of the client, for the policy mtls.
@@ -574,7 +574,7 @@ type KeyHash struct {
 	// Prefix is the first characters of the key, which may be shown.
 	Prefix string `json:"prefix" required:"true" example:"wg_8fK2mQ4z"`
 	// SHA256 is the SHA-256 of the whole key in hexadecimal.
-	SHA256 string `json:"sha256" required:"true" pattern:"^[0-9a-f]{64}$" form:"64 hexadecimal digits in small letters"`
+	SHA256 string `json:"sha256" secret:"the key" required:"true" pattern:"^[0-9a-f]{64}$" form:"64 hexadecimal digits in small letters"`
 }
 
 // BasicLogin is a user name with a password (RFC 7617).
@@ -582,7 +582,7 @@ type BasicLogin struct {
 	// Username that is sent.
 	Username string `json:"username" required:"true" pattern:"^[^:]+$" form:"a name without a colon"`
 	// Hash of the password: bcrypt, or argon2id in its encoded form.
-	Hash string `json:"hash" required:"true" pattern:"^\\$(2[aby]|argon2id)\\$" form:"a bcrypt or argon2id hash"`
+	Hash string `json:"hash" secret:"the password" required:"true" pattern:"^\\$(2[aby]|argon2id)\\$" form:"a bcrypt or argon2id hash"`
 }
 
 // HMACSecret is a secret shared with the application.

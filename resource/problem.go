@@ -47,6 +47,7 @@ type Problem struct {
 	Message  string   `json:"message"`        // what was wanted and what was found
 	Hint     string   `json:"hint,omitempty"` // what to do
 	Len      int      `json:"len,omitempty"`  // characters that the caret line marks
+	Hidden   bool     `json:"-"`              // they may be a secret, and are not shown
 }
 
 // String is the problem on one line.
@@ -135,6 +136,14 @@ func (ps Problems) Render(w io.Writer, sources map[string][]byte, color bool) er
 	}
 	lines := map[string][][]byte{}
 	shown := map[string]int{}
+	for _, p := range ps {
+		if _, ok := lines[p.File]; !ok {
+			lines[p.File] = bytes.Split(bytes.TrimPrefix(sources[p.File], []byte("\ufeff")), []byte("\n"))
+		}
+		if n := p.Line - 1; p.Hidden && n >= 0 && n < len(lines[p.File]) {
+			lines[p.File][n] = hide(lines[p.File][n], p.Col, p.Len)
+		}
+	}
 	for i, p := range ps {
 		if shown[p.File]++; shown[p.File] > shownPerFile {
 			if i == len(ps)-1 || ps[i+1].File != p.File {
@@ -150,9 +159,6 @@ func (ps Problems) Render(w io.Writer, sources map[string][]byte, color bool) er
 			fmt.Fprintf(out, " [%s]", p.Code)
 		}
 		fmt.Fprintln(out)
-		if _, ok := lines[p.File]; !ok {
-			lines[p.File] = bytes.Split(bytes.TrimPrefix(sources[p.File], []byte("\ufeff")), []byte("\n"))
-		}
 		if n := p.Line - 1; n >= 0 && sources[p.File] != nil && n < len(lines[p.File]) {
 			text, caret := excerpt(lines[p.File][n], p.Col, p.Len)
 			fmt.Fprintf(out, "%s %s\n", paint("2", fmt.Sprintf("%*d |", gutter+3, p.Line)), text)
@@ -163,6 +169,15 @@ func (ps Problems) Render(w io.Writer, sources map[string][]byte, color bool) er
 		}
 	}
 	return out.Flush()
+}
+
+// hide is a line without n characters from column col on.
+func hide(line []byte, col, n int) []byte {
+	r := []rune(string(line))
+	for i := max(col-1, 0); i < min(col-1+n, len(r)); i++ {
+		r[i] = '•'
+	}
+	return []byte(string(r))
 }
 
 // excerpt is a source line as a terminal can show it, and the carets below n

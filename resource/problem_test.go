@@ -162,3 +162,26 @@ func TestDistance(t *testing.T) {
 		}
 	}
 }
+
+// Who writes a secret where a document wants a hash of it, or the place where it is, does not find it in logs.
+func TestSecretsAreNotShown(t *testing.T) {
+	for _, spec := range []string{
+		`{application: a, key: wg_abcdefghs3cret}`, `{application: a, key: {prefix: wg_abcdefgh, sha256: wg_abcdefghs3cret}}`, `{application: a, key: {prefix: wg_abcdefgh, sha256: "s3cret", sha265: 1}}`,
+		`{application: a, basic: "ann:s3cret"}`, `{application: a, basic: {username: ann, hash: s3cret}}`,
+		`{application: a, hmac: {keyId: a, secret: s3cret}}`,
+	} {
+		file := File{Name: "a.yaml", Data: []byte("apiVersion: whygate/v1\nkind: Credential\nmetadata: {name: a}\nspec: " + spec + "\n")}
+		set, ps := Parse(file)
+		var b strings.Builder
+		if err := ps.Render(&b, set.Sources(), false); err != nil {
+			t.Fatal(err)
+		}
+		text := b.String()
+		for _, p := range ps {
+			text += p.String() + p.Hint
+		}
+		if !ps.HasErrors() || strings.Contains(text, "s3cret") || !strings.Contains(text, "which is not shown") || !strings.Contains(text, "••••") {
+			t.Errorf("%s:\n%s", spec, text)
+		}
+	}
+}

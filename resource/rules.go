@@ -76,11 +76,13 @@ type field struct {
 	form      string
 	min, max  string // as written, "" without
 	lo, hi    reflect.Value
+	secret    bool // whoever misunderstands the field writes a secret there
 }
 
 var (
 	types           sync.Map // reflect.Type → *typeInfo
 	nodeType        = reflect.TypeFor[Node]()
+	secretType      = reflect.TypeFor[SecretRef]()
 	selfType        = reflect.TypeFor[NodeDecoder]()
 	unmarshalerType = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
@@ -184,7 +186,8 @@ func (ti *typeInfo) addFields(t reflect.Type, index []int) {
 func newField(t reflect.Type, f reflect.StructField, name string, index []int) *field {
 	fd := &field{name: name, goName: t.Name() + "." + f.Name, index: index, info: infoOf(f.Type),
 		required: f.Tag.Get("required") == "true", unlimited: f.Tag.Get("unlimited") == "true",
-		form: f.Tag.Get("form"), example: f.Tag.Get("example"), min: f.Tag.Get("min"), max: f.Tag.Get("max")}
+		form: f.Tag.Get("form"), example: f.Tag.Get("example"), min: f.Tag.Get("min"), max: f.Tag.Get("max"),
+		secret: f.Tag.Get("secret") != "" || f.Type == secretType || f.Type == reflect.PointerTo(secretType)}
 	bug := func(tag string, err any) {
 		panic(fmt.Sprintf("BUG: tag %s of %s: %v", tag, fd.goName, err))
 	}

@@ -245,10 +245,17 @@ func TestReconfiguredHTTP2(t *testing.T) {
 	for s.Conns() > 1 {
 		time.Sleep(time.Millisecond)
 	}
-	http2Conn(t, s, false).request(1, true, ":method: GET", ":scheme: http", ":authority: a", ":path: /")
+	cfg := testConfig()
+	cfg.MaxStreams = 20
+	s.SetConfig(cfg)
+	after := http2Conn(t, s, false)
+	after.request(1, true, ":method: GET", ":scheme: http", ":authority: a", ":path: /")
+	if got := after.answer(1); !strings.HasPrefix(got, "200") {
+		t.Error(got)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.std) > 3 {
+	if len(s.std) != 2 { // others went with their last connection
 		t.Errorf("%d servers are kept", len(s.std))
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // mixed are requests of every kind in a row, and what echo answers.
@@ -854,7 +856,36 @@ func TestConfigSwap(t *testing.T) {
 }
 
 func TestMaxAge(t *testing.T) {
-	s := start(t, nil, echo, func(c *Config) { c.MaxAge = 100 * time.Millisecond })
+	for name, l := range map[string]*Listener{"wire": nil, "std": stdListener} {
+		t.Run(name, func(t *testing.T) { testMaxAge(t, l) })
+	}
+	t.Run("h2", func(t *testing.T) {
+		s := start(t, &Listener{Name: "h2c", HTTP2: true}, echo, func(c *Config) { c.MaxAge, c.IdleTimeout = 100*time.Millisecond, time.Hour })
+		h := dialH2(s.dial())
+		get := []string{":method: GET", ":scheme: http", ":authority: a", ":path: /"}
+		h.request(1, true, get...)
+		if got := h.answer(1); !strings.HasPrefix(got, "200 GET") {
+			t.Fatalf("%q", got)
+		}
+		time.Sleep(150 * time.Millisecond)
+		h.request(3, true, get...)
+		for answered, ends := false, false; !answered || !ends; {
+			f, err := h.fr.ReadFrame()
+			if err != nil {
+				t.Fatalf("answered: %v, said to end: %v, then %v", answered, ends, err)
+			}
+			switch f := f.(type) {
+			case *http2.MetaHeadersFrame:
+				answered = f.StreamID == 3 && f.PseudoValue("status") == "200"
+			case *http2.GoAwayFrame:
+				ends = f.ErrCode == http2.ErrCodeNo
+			}
+		}
+	})
+}
+
+func testMaxAge(t *testing.T, l *Listener) {
+	s := start(t, l, echo, func(c *Config) { c.MaxAge = 100 * time.Millisecond })
 	c := s.dial()
 	c.send(get("/"))
 	if g := c.expect(200, "GET"); g.Close {

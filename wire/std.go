@@ -36,15 +36,15 @@ type stdForm struct {
 	header, idle, write  time.Duration
 }
 
+// headRoom is how much larger than allowed a head may be to be refused with a reason. net/http ends an HTTP/2 connection, with
+// all of its calls, for a longer field.
+const headRoom = 256 << 10
+
 func newStdServer(s *Server, f stdForm) *stdServer {
 	d := &stdServer{srv: s, next: make(chan net.Conn), done: make(chan struct{})}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(!f.http2)
 	protocols.SetUnencryptedHTTP2(f.http2) // TLS ends before
-	headerBytes := f.headerBytes
-	if f.http2 {
-		headerBytes *= 2 // what is somewhat larger is refused with a reason; beyond that net/http answers by itself
-	}
 	d.http = &http.Server{
 		Handler:   http.HandlerFunc(d.serveHTTP),
 		Protocols: protocols,
@@ -53,7 +53,7 @@ func newStdServer(s *Server, f stdForm) *stdServer {
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: f.streams, MaxReadFrameSize: 16 << 10, MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: f.write},
 		ReadHeaderTimeout:            f.header,
 		IdleTimeout:                  f.idle,
-		MaxHeaderBytes:               headerBytes,
+		MaxHeaderBytes:               f.headerBytes + headRoom,
 		ConnState:                    d.connState,
 		ConnContext:                  func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, connKey{}, nc) },
 		ErrorLog:                     log.New(logWriter{s.Log}, "", 0),
@@ -151,6 +151,7 @@ func (d *stdServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if f := call.Request.fromStd(r, &cfg.Limits); f != nil {
 		s.closing = true
+		clear(r.Header) // it may be large, and the client may take long to read why
 		d.srv.Handler.Malformed(call, f)
 	} else {
 		d.srv.Handler.Serve(call)

@@ -246,7 +246,14 @@ func (h *h2Conn) request(stream uint32, end bool, fields ...string) {
 		i := strings.Index(f[1:], ":") + 1 // pseudo fields begin with a colon
 		h.enc.WriteField(hpack.HeaderField{Name: f[:i], Value: strings.TrimPrefix(f[i+1:], " ")})
 	}
-	h.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: h.buf.Bytes(), EndHeaders: true, EndStream: end})
+	const most = 16 << 10 // of a frame
+	rest := h.buf.Bytes()
+	n := min(len(rest), most)
+	h.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: rest[:n], EndHeaders: n == len(rest), EndStream: end})
+	for rest = rest[n:]; len(rest) > 0; rest = rest[n:] {
+		n = min(len(rest), most)
+		h.fr.WriteContinuation(stream, n == len(rest), rest[:n])
+	}
 }
 
 // answer reads until a stream has been answered or reset: "200 text" or "reset CODE".
@@ -349,6 +356,46 @@ func TestHTTP2Requests(t *testing.T) {
 			h.Close()
 		})
 	}
+}
+
+// TestHTTP2Heads: a head that is too large is refused with its reason, and other calls of the connection go on. What is
+// allowed is what the configuration says now.
+func TestHTTP2Heads(t *testing.T) {
+	s := start(t, &Listener{Name: "h2c", HTTP2: true}, echo, func(c *Config) { c.HeaderBytes = 4 << 10 })
+	ask := func(h *h2Conn, stream uint32, fields, size int, want string) {
+		t.Helper()
+		head := []string{":method: GET", ":scheme: http", ":authority: a", ":path: /"}
+		for i := range fields {
+			head = append(head, fmt.Sprintf("x-%d: %s", i, strings.Repeat("x", size)))
+		}
+		h.request(stream, true, head...)
+		if got := h.answer(stream); !strings.HasPrefix(got, want) {
+			t.Errorf("%d fields of %d bytes: %.100q, want %q", fields, size, got, want)
+		}
+	}
+	h := dialH2(s.dial())
+	ask(h, 1, 1, 6000, "431 headers-too-large")
+	ask(h, 3, 10, 1000, "431 headers-too-large")
+	ask(h, 5, 1, 200<<10, "431 headers-too-large")
+	ask(h, 7, 3, 1000, "200 GET")
+	cfg := testConfig()
+	cfg.HeaderBytes = 400 << 10
+	s.SetConfig(cfg)
+	ask(h, 9, 1, 100<<10, "200 GET")
+	h2 := dialH2(s.dial())
+	ask(h2, 1, 1, 300<<10, "200 GET")
+	ask(h2, 3, 2, 300<<10, "431 headers-too-large")
+	h.Close()
+	eventually(t, "the first connection is counted out", func() bool { return s.Conns() == 1 })
+	cfg.HeaderBytes = 2 << 10
+	s.SetConfig(cfg)
+	h3 := dialH2(s.dial())
+	ask(h3, 1, 1, 3000, "431 headers-too-large")
+	s.mu.Lock()
+	if n := len(s.std); n != 2 { // the first went with its last connection
+		t.Errorf("%d servers are left", n)
+	}
+	s.mu.Unlock()
 }
 
 // TestHTTP2Trailers: those that steer anything are not handed on.

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -152,6 +154,66 @@ func TestLogReaderGone(t *testing.T) {
 	}
 	cmd.Process.Signal(os.Interrupt)
 	if err := <-ended; err != nil {
+		t.Errorf("the drain ended with %v", err)
+	}
+}
+
+// TestHangupWhileDraining: whoever asks for a reload at the wrong moment breaks no call.
+func TestHangupWhileDraining(t *testing.T) {
+	asked, let := make(chan bool), make(chan bool)
+	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		asked <- true
+		<-let
+		io.WriteString(w, "ok")
+	})
+	dir := t.TempDir()
+	docs, data := filepath.Join(dir, "docs.yaml"), filepath.Join(dir, "data")
+	if err := os.WriteFile(docs, []byte(whytest.API(up.URL, "/", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary(t), "serve", docs, "--listen", "127.0.0.1:0", "--admin", "", "--data", data, "--log-level", "error")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var address string
+	whytest.Eventually(t, "the node serves", func() bool {
+		n, err := readNode(data)
+		if err == nil && len(n.Listeners) > 0 {
+			address = n.Listeners[0]
+		}
+		return address != ""
+	})
+	answer := make(chan string, 1)
+	go func() {
+		res, err := http.Get("http://" + address + "/")
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer res.Body.Close()
+		b, err := io.ReadAll(res.Body)
+		answer <- fmt.Sprint(string(b), " ", err)
+	}()
+	<-asked
+	cmd.Process.Signal(os.Interrupt)
+	whytest.Eventually(t, "the node drains", func() bool {
+		nc, err := net.Dial("tcp", address)
+		if err == nil {
+			nc.Close()
+		}
+		return err != nil
+	})
+	cmd.Process.Signal(syscall.SIGHUP)
+	whytest.Eventually(t, "the signal has been delivered", func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)) // nothing pending
+		return err != nil || strings.Contains(string(b), "ShdPnd:\t0000000000000000")
+	})
+	close(let)
+	if got := <-answer; got != "ok <nil>" {
+		t.Errorf("the call ended with %s", got)
+	}
+	if err := cmd.Wait(); err != nil {
 		t.Errorf("the drain ended with %v", err)
 	}
 }

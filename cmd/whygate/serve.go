@@ -111,6 +111,10 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 	}
 	// Who reads the log may leave; the runtime ends a process for that unless it ignores the signal.
 	signal.Ignore(syscall.SIGPIPE)
+	// From the first document to the last call: without this SIGHUP would end the process.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	most := limitMemory(log)
 	n := &node{app: a, opts: o, log: log}
 	if err := n.open(); err != nil {
@@ -136,7 +140,7 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 	if started != nil {
 		started(n)
 	}
-	n.background(ctx)
+	n.background(ctx, hup)
 	return n.drain()
 }
 
@@ -428,10 +432,7 @@ func (n *node) announce() {
 }
 
 // background does what must be done now and then, until ctx ends.
-func (n *node) background(ctx context.Context) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+func (n *node) background(ctx context.Context, hup <-chan os.Signal) {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
 	sweep := time.NewTicker(time.Minute)
