@@ -786,6 +786,7 @@ func TestNoRefusalWithoutReason(t *testing.T) {
 		"write":        "status", // of the verdict's reason, or 403 where legacyStatus says so: see statusOf
 		"write again":  "200",    // gRPC carries it in grpc-status
 		"answerItself": "a.Status",
+		"cut again":    "206", // a part of an answer that was 200
 		"wellKnown":    "200",
 		"passOn":       "res.Status",
 		"tell":         "int(rec.Status)", // of a recorded call, in the body of an answer
