@@ -610,6 +610,9 @@ func (c *csrfCheck) binding(x *Exchange) (b tokenBinding) {
 // judge reads a token.
 func (c *csrfCheck) judge(x *Exchange, token string) (age time.Duration, state tokenState) {
 	made, state := c.key().read(token, c.binding(x))
+	if state == tokenOfOther && c.Session == "" && !c.Identity { // there are no others: its second half was changed
+		state = tokenForged
+	}
 	if state == tokenForged {
 		return 0, state
 	}

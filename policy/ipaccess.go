@@ -41,7 +41,7 @@ var (
 		Code: "ip-access.denied", Status: 403,
 		Title:  "Your address may not call this API",
 		Says:   "{address} may not call this API[: it lies in {network}, which is denied][ in {entry}]",
-		Wanted: "an address outside the denied networks {denied}",
+		Wanted: "an address outside the denied networks: {denied}",
 		Seen:   "{address}[ of network {network}][, {entry}]",
 		Fixes: []reason.Fix{
 			{By: reason.Owner, Text: "ask {owner|the owner of this API} to take your address off the deny list"},

@@ -96,8 +96,11 @@ func (p *Mock) Compile(env *Env) any {
 		env.Problem("delay", "at most "+resource.Duration(maxMockDelay).String(), "a delay of %s keeps the call and its client for too long", p.Delay)
 	}
 	switch {
-	case (p.OpenAPI == "") == (len(p.Answers) == 0):
-		env.Problem("", "write answers: [...], or openapi: FILE", "mock answers from a list or from an OpenAPI document")
+	case p.OpenAPI == "" && len(p.Answers) == 0:
+		env.Problem("answers", "list one, or write openapi: FILE", "mock has no answers")
+		return c
+	case p.OpenAPI != "" && len(p.Answers) > 0:
+		env.Problem("openapi", "keep answers or openapi", "mock answers from a list or from an OpenAPI document, not from both")
 		return c
 	case p.OpenAPI != "":
 		c.at, c.api = env.Source("openapi"), p.compileMockAPI(env)

@@ -103,7 +103,7 @@ func TestMockAPI(t *testing.T) {
 		})
 	}
 	for config, want := range map[string]string{
-		`{}`: "mock answers from a list or from an OpenAPI document",
+		`{}`: "mock has no answers",
 		`{openapi: none.yaml, answers: [{body: x}]}`: "mock answers from a list or from an OpenAPI document",
 		`{openapi: none.yaml}`:                       `there is no file "none.yaml"`,
 		`{openapi: mock.go}`:                         "mock.go",

@@ -165,7 +165,11 @@ func (m *WAFMatch) secret() bool {
 
 // story is a match as owners read it.
 func (m *WAFMatch) story() string {
-	s := fmt.Sprintf("rule %d (%s, %s, +%d) at %s", m.Rule, m.Message, m.Severity, m.Score, m.Place())
+	weight := m.Severity + ", +" + strconv.Itoa(m.Score)
+	if m.Score == 0 && m.Severity == "unknown" { // as rules in a file of directives that name none
+		weight = "by itself"
+	}
+	s := fmt.Sprintf("rule %d (%s, %s) at %s", m.Rule, m.Message, weight, m.Place())
 	switch {
 	case m.bytes == "":
 	case m.secret():

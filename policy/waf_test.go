@@ -485,7 +485,7 @@ func TestWAFDenies(t *testing.T) {
 		t.Fatal(err)
 	}
 	check := b.waf("{directives: " + file + "}")
-	wants(t, check.Check(b.wafCall("GET /a?coupon=FREE4ALL", "", "")), "waf.blocked", "No free lunch", "query parameter coupon", "that rule 1001 does not refuse")
+	wants(t, check.Check(b.wafCall("GET /a?coupon=FREE4ALL", "", "")), "waf.blocked", "rule 1001 (No free lunch, by itself)", "query parameter coupon", "that rule 1001 does not refuse")
 	wants(t, check.Check(b.wafCall("GET /a?coupon=HALF", "", "")), "")
 }
 
