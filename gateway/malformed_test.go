@@ -55,6 +55,7 @@ var malformedCalls = []struct {
 	{"trailer announced", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n0\r\n\r\n", 400, "request.malformed", wire.ForbiddenTrailer},
 	{"too many fields", "GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: y\r\n", 100) + "\r\n", 431, "request.headers-too-large", wire.TooManyHeaders},
 	{"head too large", "GET / HTTP/1.1\r\nHost: a\r\nCookie: " + strings.Repeat("y", 50_000) + "\r\n\r\n", 431, "request.headers-too-large", wire.HeadersTooLarge},
+	{"head far too large", "GET / HTTP/1.1\r\nHost: a\r\nCookie: " + strings.Repeat("y", 400_000) + "\r\n\r\n", 431, "request.headers-too-large", wire.HeadersTooLarge},
 	{"target too long", "GET /" + strings.Repeat("y", 9000) + " HTTP/1.1\r\nHost: a\r\n\r\n", 414, "request.uri-too-long", wire.TargetTooLong},
 	{"expectation", "GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n", 417, "request.expectation", wire.UnknownExpectation},
 	{"version", "GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505, "request.version", wire.UnsupportedVersion},

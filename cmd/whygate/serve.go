@@ -275,18 +275,37 @@ type revisionFile struct {
 func (n *node) nextRevision(digest string) uint64 {
 	name := filepath.Join(n.opts.data, "revision.json")
 	var f revisionFile
-	if b, err := os.ReadFile(name); err == nil {
-		json.Unmarshal(b, &f)
+	b, err := os.ReadFile(name)
+	if err == nil {
+		err = json.Unmarshal(b, &f)
+	}
+	if err != nil { // a number of calls that were recorded must not come to mean other documents
+		f = revisionFile{Revision: n.lastRecorded()}
+		if !errors.Is(err, fs.ErrNotExist) {
+			n.log.Error("the file of the revision cannot be read; counting goes on from the last recorded call", "file", name, "error", err, "revision", f.Revision)
+		}
 	}
 	if f.Digest == digest && f.Revision > 0 {
 		return f.Revision
 	}
 	f = revisionFile{f.Revision + 1, digest}
-	b, _ := json.Marshal(f)
+	b, _ = json.Marshal(f)
 	if err := writeFile(name, b); err != nil {
 		n.log.Error("remembering the revision", "error", err)
 	}
 	return f.Revision
+}
+
+// lastRecorded is the revision that decided the newest recorded call, 0 without.
+func (n *node) lastRecorded() uint64 {
+	if n.journal == nil {
+		return 0
+	}
+	last, err := n.journal.Last(1, calllog.Filter{})
+	if err != nil || len(last) == 0 {
+		return 0
+	}
+	return last[0].Revision
 }
 
 func writeFile(name string, b []byte) error {
