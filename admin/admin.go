@@ -75,7 +75,7 @@ var routes = []route{
 	{"GET /v1/status", false, "revision, listeners, upstreams, records, counts", (*Server).status},
 	{"GET /v1/calls", false, "call records, newest first; parameters as the flags of whygate calls", (*Server).calls},
 	{"GET /v1/calls/follow", false, "call records as they come, one JSON document a line", (*Server).follow},
-	{"GET /v1/calls/{id}", false, "one call with its explanation; last for the newest", (*Server).call},
+	{"GET /v1/calls/{id}", false, "one call with its explanation; last for the newest that was refused or failed", (*Server).call},
 	{"POST /v1/explain", false, "what would become of a call: gateway.Question in, gateway.Explanation out", (*Server).explain},
 	{"POST /v1/reload", false, "load the documents again", (*Server).reload},
 }
