@@ -34,10 +34,10 @@ type Server struct {
 	Journal *calllog.Journal // nil without records
 	// NoJournal is why there is none.
 	NoJournal error
-	Token   string
-	Log     *slog.Logger
-	Started time.Time
-	Version string
+	Token     string
+	Log       *slog.Logger
+	Started   time.Time
+	Version   string
 	// Reload loads the documents again and says what is wrong with them. An error is why it does not.
 	Reload func() (resource.Problems, error)
 	// LastReload tells the last attempt to load documents.
