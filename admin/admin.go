@@ -36,10 +36,10 @@ type Server struct {
 	Journal *calllog.Journal // nil without records
 	// NoJournal is why there is none.
 	NoJournal error
-	Token   string
-	Log     *slog.Logger
-	Started time.Time
-	Version string
+	Token     string
+	Log       *slog.Logger
+	Started   time.Time
+	Version   string
 	// Reload loads the documents again and says what is wrong with them. An error is why it does not.
 	Reload func() (resource.Problems, error)
 	// LastReload tells the last attempt to load documents.
@@ -77,7 +77,7 @@ var routes = []route{
 	{"GET /v1/status", false, "revision, listeners, upstreams, records, counts", (*Server).status},
 	{"GET /v1/calls", false, "call records, newest first; parameters as the flags of whygate calls", (*Server).calls},
 	{"GET /v1/calls/follow", false, "call records as they come, one JSON document a line", (*Server).follow},
-	{"GET /v1/calls/{id}", false, "one call with its explanation; last for the newest", (*Server).call},
+	{"GET /v1/calls/{id}", false, "one call with its explanation; last for the newest that was refused or failed", (*Server).call},
 	{"POST /v1/explain", false, "what would become of a call: gateway.Question in, gateway.Explanation out", (*Server).explain},
 	{"POST /v1/reload", false, "load the documents again", (*Server).reload},
 	{"POST /v1/cache/purge", false, "take answers out of the caches; parameters api, host and path, which may end with a star", (*Server).purge},

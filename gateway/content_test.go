@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -266,4 +267,39 @@ func TestAnswersToLargeRequestsArrive(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestExplainQuestions: a question is judged as the call would be, down to its form.
+func TestExplainQuestions(t *testing.T) {
+	n := whytest.Start(t, "wire", whytest.API("http://127.0.0.1:1", "/", "  - size: {body: 1MiB}"))
+	for _, c := range []struct {
+		url    string
+		header [][2]string
+		body   int64
+		status int
+		says   string
+	}{
+		{"http://h/a", nil, 0, 0, ""},
+		{"https://h?b", nil, 0, 0, ""},
+		{"http://h/%zz", nil, 0, 400, "percent-encoding"},
+		{"http://h h/", nil, 0, 400, `"host"`},
+		{"/", [][2]string{{"Content-Length", "3145728"}}, 0, 413, "3145728"},
+		{"/", [][2]string{{"Content-Length", "3145728"}}, 5, 0, ""}, // the content that is there counts
+		{"/", [][2]string{{"Transfer-Encoding", "chunked"}}, 5, 0, ""},
+		{"/", [][2]string{{"Content-Length", "5"}, {"Transfer-Encoding", "chunked"}}, 0, 400, "content-length-and-coding"},
+	} {
+		e, err := gateway.Explain(n.Snapshot(), gateway.Question{Method: "POST", URL: c.url, Header: c.header, Body: c.body})
+		if err != nil {
+			t.Errorf("%s %v: %v", c.url, c.header, err)
+			continue
+		}
+		if text, _ := json.Marshal(e); e.Status != c.status || e.Passes != (c.status == 0) || !strings.Contains(string(text), c.says) {
+			t.Errorf("%s %v: %s", c.url, c.header, text)
+		}
+	}
+	for _, url := range []string{"http://me:secret@h/a", "ftp://h/a", "h/a", ""} {
+		if _, err := gateway.Explain(n.Snapshot(), gateway.Question{Method: "GET", URL: url}); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", url, err)
+		}
+	}
 }

@@ -3,7 +3,6 @@ package gateway
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -116,8 +115,12 @@ func evaluate(s *snapshot.Snapshot, q Question, pardoned []string) (*Explanation
 		req = &wire.Request{}
 	}
 	x.Reset(req, q.At)
-	x.Explaining, x.BodySize = true, q.Body
-	x.Content = &asked{x: x, body: q.Content, known: q.Body == int64(len(q.Content))}
+	size := q.Body
+	if size == 0 {
+		size = max(req.Length, 0) // as a Content-Length in the question says
+	}
+	x.Explaining, x.BodySize = true, size
+	x.Content = &asked{x: x, body: q.Content, known: size == int64(len(q.Content))}
 	x.Client = s.Trust.Client(q.From, netip.Addr{}, req.Fields)
 	x.Route = &noRoute
 	x.Scheme = "http"
@@ -223,11 +226,12 @@ func forwardText(x *policy.Exchange, r *snapshot.Route) string {
 // head writes the request that the question stands for.
 func (q *Question) head() (head []byte, tls bool, err error) {
 	target, host := q.URL, "localhost"
-	if u, err := url.Parse(q.URL); err == nil && u.Host != "" {
-		host, tls = u.Host, u.Scheme == "https"
-		i := strings.Index(q.URL, "://") + 3
-		if target = q.URL[i+len(u.Host):]; strings.Contains(q.URL[i:], "@") && u.User != nil {
-			return nil, false, fmt.Errorf("the URL %q: leave out user and password", q.URL)
+	if scheme, rest, ok := strings.Cut(q.URL, "://"); ok && (scheme == "http" || scheme == "https") {
+		// Not net/url: what it refuses, such as a bad escape, the gateway has a verdict on.
+		tls = scheme == "https"
+		end := strings.IndexAny(rest+"/", "/?#")
+		if host, target = rest[:end], rest[end:]; strings.Contains(host, "@") {
+			return nil, false, fmt.Errorf("the URL %q: leave out user and password", scheme+"://…"+host[strings.LastIndexByte(host, '@'):]+target)
 		}
 		if target == "" || target[0] != '/' {
 			target = "/" + target
@@ -245,15 +249,21 @@ func (q *Question) head() (head []byte, tls bool, err error) {
 		}
 	}
 	fmt.Fprintf(&b, "Host: %s\r\n", host)
+	framed := false
 	for _, h := range q.Header {
 		if strings.ContainsAny(h[0]+h[1], "\r\n") {
 			return nil, false, fmt.Errorf("the header %q holds a line break", h[0])
 		}
-		if !wire.EqualFold(h[0], "Host") && !wire.EqualFold(h[0], "Content-Length") {
+		// A length that is written without content stands for content of that length.
+		length := wire.EqualFold(h[0], "Content-Length")
+		if length && q.Body == 0 || wire.EqualFold(h[0], "Transfer-Encoding") {
+			framed = true
+		}
+		if !wire.EqualFold(h[0], "Host") && (!length || q.Body == 0) {
 			fmt.Fprintf(&b, "%s: %s\r\n", h[0], h[1])
 		}
 	}
-	if q.Body > 0 || q.Method == "POST" || q.Method == "PUT" || q.Method == "PATCH" { // as clients do (RFC 9110 §8.6)
+	if !framed && (q.Body > 0 || q.Method == "POST" || q.Method == "PUT" || q.Method == "PATCH") { // as clients do (RFC 9110 §8.6)
 		fmt.Fprintf(&b, "Content-Length: %d\r\n", q.Body)
 	}
 	b.WriteString("\r\n")
