@@ -7,6 +7,7 @@ import (
 
 	"github.com/whygate/whygate/calllog"
 	"github.com/whygate/whygate/counter"
+	"github.com/whygate/whygate/resource"
 )
 
 // Status is how a node is.
@@ -29,8 +30,10 @@ type Status struct {
 	Panics    int64            `json:"panics"`
 	Upstreams []UpstreamStatus `json:"upstreams"`
 	Records   *calllog.Stats   `json:"records,omitempty"`
-	Counters  *CounterStatus   `json:"counters,omitempty"`
-	Memory    uint64           `json:"memory"` // bytes that Go has from the system
+	// KeepFor is how long records are kept, 0 where none are.
+	KeepFor  resource.Duration `json:"keepFor,omitempty"`
+	Counters *CounterStatus    `json:"counters,omitempty"`
+	Memory   uint64            `json:"memory"` // bytes that Go has from the system
 }
 
 // Consumers counts the directory.
@@ -111,6 +114,9 @@ func (s *Server) Status() Status {
 	if s.Journal != nil {
 		rec := s.Journal.Stats()
 		st.Records = &rec
+		if snap := g.Snapshot(); snap != nil {
+			st.KeepFor = snap.Gateway.Records.KeepFor
+		}
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

@@ -126,21 +126,28 @@ func (g *Gateway) closeListeners() {
 	}
 }
 
+// messageLimits bound what one request may hold.
+func messageLimits(s *snapshot.Snapshot) wire.Limits {
+	l := &s.Gateway.Limits
+	limits := wire.Limits{HeaderBytes: int(l.HeaderBytes), HeaderCount: l.HeaderCount, URIBytes: int(l.URIBytes)}
+	switch l.Underscores {
+	case "drop":
+		limits.Underscores = wire.UnderscoreDrop
+	case "allow":
+		limits.Underscores = wire.UnderscoreAllow
+	}
+	return limits
+}
+
 // serverConfig is what the HTTP server needs of the documents.
 func (g *Gateway) serverConfig(s *snapshot.Snapshot) wire.Config {
-	l, t := s.Gateway.Limits, s.Gateway.Timeouts
+	l, t := &s.Gateway.Limits, &s.Gateway.Timeouts
 	c := wire.Config{
-		Limits:        wire.Limits{HeaderBytes: int(l.HeaderBytes), HeaderCount: l.HeaderCount, URIBytes: int(l.URIBytes)},
+		Limits:        messageLimits(s),
 		HeaderTimeout: time.Duration(t.Header), BodyTimeout: time.Duration(t.Body), WriteTimeout: time.Duration(t.Write),
 		IdleTimeout: time.Duration(t.Idle), MaxAge: time.Duration(t.Age), HandshakeTimeout: time.Duration(t.Handshake),
 		HalfClosedTimeout: time.Duration(t.HalfClosed), TunnelTimeout: time.Duration(t.Tunnel),
 		MaxConns: l.Connections, MaxConnsPerAddr: l.ConnectionsPerAddress, MaxStreams: l.Streams, MaxResets: l.Resets,
-	}
-	switch l.Underscores {
-	case "drop":
-		c.Underscores = wire.UnderscoreDrop
-	case "allow":
-		c.Underscores = wire.UnderscoreAllow
 	}
 	if c.MaxConns == 0 {
 		c.MaxConns = connectionsFor(descriptors(), g.MemoryLimit)

@@ -54,10 +54,11 @@ type JWT struct {
 	// Leeway is by how much the clocks of issuer and gateway may differ.
 	Leeway resource.Duration `json:"leeway" default:"60s" min:"0s" max:"10m"`
 	// Refresh is how often keys are fetched.
-	Refresh resource.Duration `json:"refresh" default:"10m" min:"10s"`
+	Refresh resource.Duration `json:"refresh" default:"15m" min:"10s"`
 	// Refetch is the time after a fetch in which unknown keys do not cause another one.
 	Refetch resource.Duration `json:"refetch" default:"10s" min:"1s"`
-	// StaleFor is how long keys are used after they were fetched, while the issuer is away.
+	// StaleFor is how long keys are used after they were fetched, while the issuer is away. Records of calls that
+	// pass so carry the hint keys.stale.
 	StaleFor resource.Duration `json:"staleFor" default:"1d" min:"1m"`
 }
 
@@ -318,7 +319,15 @@ func (c *jwtCheck) Check(x *Exchange) reason.Verdict {
 	if x.Explaining {
 		return reason.Pass(c.told(x, a)...)
 	}
+	if st := c.keys.state.Load(); st.failed != "" {
+		x.Note("keys.stale", c.stale(st))
+	}
 	return reason.Verdict{}
+}
+
+// stale says that the issuer is away and its keys are used all the same.
+func (c *jwtCheck) stale(st *keyState) string {
+	return fmt.Sprintf("the issuer is away since %s; its keys of %s are used until %s", reason.Stamp(st.since), reason.Stamp(st.fetched), reason.Stamp(st.fetched.Add(c.keys.stale)))
 }
 
 // told says what was seen of a token that passes.
@@ -331,8 +340,7 @@ func (c *jwtCheck) told(x *Exchange, a *acceptedToken) []reason.Fact {
 		facts = append(facts, reason.Public("expires_in", roughly(a.exp.Sub(x.Now))))
 	}
 	if st := c.keys.state.Load(); st.failed != "" {
-		facts = append(facts, reason.Rule("stale_keys", fmt.Sprintf("the issuer is away since %s; its keys of %s are used until %s",
-			reason.Stamp(st.since), reason.Stamp(st.fetched), reason.Stamp(st.fetched.Add(c.keys.stale)))), reason.Inner("why", st.failed))
+		facts = append(facts, reason.Rule("stale_keys", c.stale(st)), reason.Inner("why", st.failed))
 	}
 	return facts
 }

@@ -88,7 +88,8 @@ type Listener struct {
 	Address string `json:"address" required:"true" example:"0.0.0.0:8443"`
 	// TLS makes this an HTTPS listener.
 	TLS *ListenerTLS `json:"tls"`
-	// HTTP1 is the engine for HTTP/1.1: Whygate's own, or Go's standard library.
+	// HTTP1 is the engine for HTTP/1.1: Whygate's own, or Go's standard library, which lets some requests pass that
+	// the other refuses: lines that end in LF alone, folded lines, a Content-Length beside a Transfer-Encoding (which it drops).
 	HTTP1 string `json:"http1" enum:"wire,std" default:"wire"`
 	// HTTP2 accepts HTTP/2: by ALPN on TLS, with prior knowledge (h2c) without it.
 	HTTP2 bool `json:"http2" default:"true"`
@@ -196,8 +197,8 @@ type Disclosure struct {
 type Records struct {
 	// FileBytes is the size at which a journal file is closed and the next begun.
 	FileBytes Size `json:"fileBytes" default:"64MiB" min:"1MiB" max:"1GiB"`
-	// FileAge is the age at which a journal file is closed.
-	FileAge Duration `json:"fileAge" default:"24h" min:"1m"`
+	// FileAge is the age at which a journal file is closed. Files are deleted as a whole, so records are kept so much longer at most.
+	FileAge Duration `json:"fileAge" default:"1h" min:"1m"`
 	// KeepBytes bounds all journal files together; the oldest go first.
 	KeepBytes Size `json:"keepBytes" default:"1GiB" min:"4MiB"`
 	// KeepFor is how long records are kept: a day, since they hold addresses of people. Whoever needs more says so here.

@@ -593,6 +593,7 @@ func (sc *stdConn) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if came := sc.came.Add(int64(n)); came > 0 && n == 0 && isTimeout(err) {
+		sc.came.Store(0) // it may be asked to read again
 		sc.refuse(headTimeout(came, sc.c.srv.config.Load().HeaderTimeout))
 	}
 	return n, err

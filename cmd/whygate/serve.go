@@ -96,6 +96,8 @@ type node struct {
 	admin    *admin.Server
 	adminLn  net.Listener
 	draining atomic.Bool
+	exit     func(code int) // of the process, when it has to end whatever it waits for
+	deadline *time.Timer    // for that
 
 	reloading sync.Mutex // guards what follows
 	last      admin.ReloadStatus
@@ -109,7 +111,7 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 		return err
 	}
 	most := limitMemory(log)
-	n := &node{app: a, opts: o, log: log}
+	n := &node{app: a, opts: o, log: log, exit: os.Exit}
 	if err := n.open(); err != nil {
 		return err
 	}
@@ -158,7 +160,7 @@ func (n *node) open() error {
 		return environment(fmt.Errorf("making the data directory: %w; name another one with --data", err))
 	}
 	var recorder gateway.Recorder
-	j, err := calllog.Open(filepath.Join(n.opts.data, journalName), calllog.Options{Node: n.opts.node, Logger: n.log})
+	j, err := calllog.Open(filepath.Join(n.opts.data, journalName), calllog.Options{Node: n.opts.node, Logger: n.log, Hold: true})
 	if err != nil {
 		// Serving calls matters more than recording them; status and metrics tell.
 		n.log.Error("serving without call records", "error", err)
@@ -181,6 +183,9 @@ func (n *node) close() {
 		if err := n.journal.Close(); err != nil {
 			n.log.Error("closing the journal", "error", err)
 		}
+	}
+	if n.deadline != nil {
+		n.deadline.Stop()
 	}
 }
 
@@ -458,6 +463,10 @@ func (n *node) background(ctx context.Context) {
 // drain lets calls in flight end. A second signal ends them at once.
 func (n *node) drain() error {
 	d := n.gateway.Snapshot().Gateway.Drain
+	n.deadline = time.AfterFunc(time.Duration(d.Stop), func() {
+		n.log.Error("the node has not drained in time: the process ends", "stop", time.Duration(d.Stop), "connections", n.gateway.Server().Conns())
+		n.exit(exitEnvironment)
+	})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	n.reloading.Lock() // a reload that has begun comes to its end
