@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -205,54 +206,72 @@ func TestMetricsOfTargetsAtOneAddress(t *testing.T) {
 // others, and their counts stay under another name.
 func TestMetricsAreBounded(t *testing.T) {
 	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
-	routes := func(round, count int) string {
+	const targets = 200
+	routes := func(round int) string {
 		var b strings.Builder
-		b.WriteString(whytest.API(up.URL, "/", "") + "  routes:\n")
-		for i := range count {
+		b.WriteString(whytest.GatewayDocument("wire", "  metrics: {series: 1000}\n") + "---\n" + whytest.API(up.URL, "/", "") + "  routes:\n")
+		for i := range 100 {
 			fmt.Fprintf(&b, "    - {name: r-%d-%d, path: /%d}\n", round, i, i)
+		}
+		b.WriteString("---\napiVersion: whygate/v1\nkind: Upstream\nmetadata: {name: many}\nspec:\n  targets:\n")
+		for i := range targets {
+			fmt.Fprintf(&b, "  - {url: \"http://127.0.0.1:%d\"}\n", 10_000+i)
 		}
 		return b.String()
 	}
-	n, s, ask := start(t, routes(0, 400))
-	for round := range 6 {
+	n, s, ask := start(t, routes(0))
+	calls := 0
+	for round := range 12 {
 		if round > 0 {
-			settled(t, ask, int64(round)*6)
-			count := 400
-			if round == 5 {
-				count = 1200
-			}
-			if ps := n.Apply(routes(round, count)); ps.HasErrors() {
+			settled(t, ask, int64(calls))
+			if ps := n.Apply(routes(round)); ps.HasErrors() {
 				t.Fatal(ps)
 			}
 		}
-		for i := range 3 {
+		for i := range 5 {
 			n.Record(n.Call("GET", fmt.Sprintf("/%d", i), ""))
 			n.Record(n.Call("GET", fmt.Sprintf("/nowhere-%d-%d", round, i), ""))
+			calls += 2
 		}
 	}
-	settled(t, ask, 36)
-	w := httptest.NewRecorder()
-	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
-	body := w.Body.String()
-	routesSeen := map[string]bool{}
-	for _, m := range regexp.MustCompile(`whygate_calls_in_flight\{([^}]*)\}`).FindAllStringSubmatch(body, -1) {
-		routesSeen[m[1]] = true
+	scrape := func() (body string, series int) {
+		settled(t, ask, int64(calls))
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		body = w.Body.String()
+		return body, len(regexp.MustCompile(`(?m)^whygate_[a-z_]+\{.*(api|target)=`).FindAllString(body, -1))
 	}
-	if len(routesSeen) > 1001 || len(routesSeen) < 500 {
-		t.Errorf("%d routes have series", len(routesSeen))
-	}
+	body, before := scrape()
 	for _, want := range []string{
-		`whygate_calls_total{api="other",class="2xx",route="other",stage="",version=""} 15`, // of five rounds
-		`whygate_calls_total{api="api",class="2xx",route="r-5-0",stage="",version=""} 1`,
-		`whygate_call_duration_seconds_count{api="other",route="other",stage="",version=""} 15`,
-		`whygate_refusals_total{api="",reason="route.none",route="none",stage="",version=""} 18`, // paths make no series
+		`whygate_calls_total{api="api",class="2xx",route="r-11-0",stage="",version=""} 1`,
+		`whygate_calls_total{api="api",class="2xx",route="r-11-4",stage="",version=""} 1`,
+		`whygate_refusals_total{api="",reason="route.none",route="none",stage="",version=""} 60`, // paths make no series
+		`whygate_target_up{target="127.0.0.1:10000",upstream="many"} 1`,
+		`whygate_target_up{target="other",upstream="other"} 1`,
+		`whygate_upstream_breaker_open{upstream="up"} 0`,
 	} {
 		if !strings.Contains(body, want) {
-			t.Errorf("no %s in\n%s", want, strings.Join(regexp.MustCompile(`(?m)^whygate_(calls|refusals)_total.*$`).FindAllString(body, -1), "\n"))
+			t.Errorf("no %s in\n%s", want, strings.Join(regexp.MustCompile(`(?m)^whygate_(calls|refusals|target_up)_total.*$`).FindAllString(body, -1), "\n"))
 		}
 	}
-	if n := strings.Count(body, "\n"); n > 50_000 {
-		t.Errorf("%d lines", n)
+	if strings.Contains(body, "r-0-0") || !strings.Contains(body, `whygate_calls_total{api="other",class="2xx",route="other"`) {
+		t.Error("the routes of the first revision were not forgotten")
+	}
+	for i := range 100 {
+		n.Record(n.Call("GET", fmt.Sprintf("/%d", i), ""))
+		calls++
+	}
+	body, after := scrape()
+	total := 0
+	for _, m := range regexp.MustCompile(`(?m)^whygate_calls_total\{.* (\d+)$`).FindAllStringSubmatch(body, -1) {
+		n, _ := strconv.Atoi(m[1])
+		total += n
+	}
+	if total != calls {
+		t.Errorf("%d calls are shown, %d were made", total, calls)
+	}
+	if before > 1000 || after > 1000 || after < 700 {
+		t.Errorf("%d series, and %d with all routes called; the bound is 1000", before, after)
 	}
 }
 

@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -111,8 +113,16 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 			count(storeAloneDesc, st.Without)
 		}
 		now := time.Now()
-		for name, u := range snap.Upstreams {
-			gauge(breakerDesc, flag(u.BreakerOpen()), name)
+		left := snap.Gateway.Metrics.Series/4 - len(snap.Upstreams) // for targets
+		rest := target{up: true}                                    // of those that find none left
+		var others, open bool
+		for i, name := range slices.Sorted(maps.Keys(snap.Upstreams)) {
+			u := snap.Upstreams[name]
+			if i < snap.Gateway.Metrics.Series/4 {
+				gauge(breakerDesc, flag(u.BreakerOpen()), name)
+			} else {
+				open, others = open || u.BreakerOpen(), true
+			}
 			// Several targets can have the same address, with another path or by another name: they are one
 			// series, or Prometheus would get none at all.
 			targets := make(map[string]target)
@@ -124,12 +134,19 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 				sum.busy += t.InFlight()
 				targets[t.Address] = sum
 			}
-			for address, t := range targets {
-				gauge(targetUpDesc, flag(t.up), name, address)
-				count(targetCallsDesc, t.tries, name, address)
-				count(targetFailDesc, t.failed, name, address)
-				gauge(targetBusyDesc, float64(t.busy), name, address)
+			for _, address := range slices.Sorted(maps.Keys(targets)) {
+				t := targets[address]
+				if left -= targetSeries; left > 0 {
+					t.tell(count, gauge, name, address)
+					continue
+				}
+				others = true
+				rest = target{rest.up && t.up, rest.tries + t.tries, rest.failed + t.failed, rest.busy + t.busy}
 			}
+		}
+		if others {
+			gauge(breakerDesc, flag(open), metric.Overflow)
+			rest.tell(count, gauge, metric.Overflow, metric.Overflow)
 		}
 	}
 	if c.s.LastReload != nil {
@@ -144,10 +161,20 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	gauge(journalDesc, float64(st.Bytes))
 }
 
-// target is what is counted at one address.
+// target is what is counted at one address, or at all that found no series.
 type target struct {
 	up                  bool
 	tries, failed, busy int64
+}
+
+// targetSeries is how many series a target has.
+const targetSeries = 4
+
+func (t *target) tell(count func(*prometheus.Desc, int64, ...string), gauge func(*prometheus.Desc, float64, ...string), upstream, address string) {
+	gauge(targetUpDesc, flag(t.up), upstream, address)
+	count(targetCallsDesc, t.tries, upstream, address)
+	count(targetFailDesc, t.failed, upstream, address)
+	gauge(targetBusyDesc, float64(t.busy), upstream, address)
 }
 
 func flag(b bool) float64 {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/whygate/whygate/calllog"
 	"github.com/whygate/whygate/counter"
+	"github.com/whygate/whygate/resource"
 )
 
 // Status is how a node is.
@@ -29,8 +30,10 @@ type Status struct {
 	Panics    int64            `json:"panics"`
 	Upstreams []UpstreamStatus `json:"upstreams"`
 	Records   calllog.Stats    `json:"records"`
-	Counters  *CounterStatus   `json:"counters,omitempty"`
-	Memory    uint64           `json:"memory"` // bytes that Go has from the system
+	// KeepFor is how long records are kept, 0 where none are.
+	KeepFor  resource.Duration `json:"keepFor,omitempty"`
+	Counters *CounterStatus    `json:"counters,omitempty"`
+	Memory   uint64            `json:"memory"` // bytes that Go has from the system
 }
 
 // records tells how the journal is, and what is lost where there is none.
@@ -121,6 +124,9 @@ func (s *Server) Status() Status {
 		}
 	}
 	st.Records = s.records()
+	if snap := g.Snapshot(); snap != nil && s.Journal != nil {
+		st.KeepFor = snap.Gateway.Records.KeepFor
+	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	st.Memory = m.Sys - m.HeapReleased

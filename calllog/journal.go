@@ -19,14 +19,17 @@ type Options struct {
 	// FileBytes is the size of one file, reserved on disk when it is made.
 	// Default 64 MiB; at least 256 KiB, at most 1 GiB.
 	FileBytes int64
-	// FileAge closes a file before it is full. Default 24 h; negative: never.
+	// FileAge closes a file before it is full. Default 1 h; negative: never.
 	FileAge time.Duration
 	// KeepBytes is how much disk the journal takes; the oldest files go first, the one
 	// being written never. Default 1 GiB; negative: without bound.
 	KeepBytes int64
-	// KeepFor is how long records are kept, to the age of a file. Default 30 days;
+	// KeepFor is how long records are kept, to the age of a file. Default 24 h;
 	// negative: for ever.
 	KeepFor time.Duration
+	// Hold keeps all files until Configure is called with other options: who opens a journal before reading how long
+	// records are kept must not delete by the defaults.
+	Hold bool
 	// Sync is how often records are written to the disk itself, which saves them
 	// from a loss of power. The death of the process alone loses none. Default 1 s.
 	Sync time.Duration
@@ -51,13 +54,13 @@ func (o Options) withDefaults() Options {
 	}
 	o.FileBytes = min(max(o.FileBytes, minFileBytes), maxFileBytes) &^ (fileBytesUnit - 1)
 	if o.FileAge == 0 {
-		o.FileAge = day
+		o.FileAge = time.Hour
 	}
 	if o.KeepBytes == 0 {
 		o.KeepBytes = 1 << 30
 	}
 	if o.KeepFor == 0 {
-		o.KeepFor = 30 * day
+		o.KeepFor = day
 	}
 	if o.Sync <= 0 {
 		o.Sync = time.Second
@@ -179,7 +182,9 @@ func open(dir string, o Options, t tuning) (*Journal, error) {
 		// follows takes lower ones for old.
 		j.seq = uint64(max(o.Now().Unix(), 0))
 	}
-	j.clock = j.startClock()
+	if !j.options.Load().Hold {
+		j.clock = j.startClock()
+	}
 	j.clearAway()
 	j.prepareNext()
 	for _, f := range []func(){j.preparer, j.flusher, j.sealer} {

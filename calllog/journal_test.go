@@ -379,7 +379,7 @@ func TestConfigure(t *testing.T) {
 
 func TestOptionDefaults(t *testing.T) {
 	got := Options{}.withDefaults()
-	if got.FileBytes != 64<<20 || got.FileAge != 24*time.Hour || got.KeepBytes != 1<<30 || got.KeepFor != 720*time.Hour || got.Sync != time.Second {
+	if got.FileBytes != 64<<20 || got.FileAge != time.Hour || got.KeepBytes != 1<<30 || got.KeepFor != 24*time.Hour || got.Sync != time.Second {
 		t.Errorf("%+v", got)
 	}
 	got = Options{FileBytes: 1, Sync: 1}.withDefaults()

@@ -52,6 +52,12 @@ func (j *Journal) retain() {
 		return // the directory is gone; the flusher sees that too
 	}
 	o := j.options.Load()
+	if o.Hold {
+		return
+	}
+	if j.clock.base.IsZero() {
+		j.clock = j.startClock()
+	}
 	now := j.ageNow()
 	j.mu.Lock()
 	held := j.held

@@ -179,3 +179,23 @@ func TestRetentionForEver(t *testing.T) {
 	passes(3)
 	find(t, j.Reader, id)
 }
+
+// Who opens a journal before reading how long records are kept deletes none by the defaults.
+func TestHold(t *testing.T) {
+	var c clocks
+	dir := memoryDir(t)
+	j := c.journal(t, dir, Options{KeepFor: -1, KeepBytes: -1})
+	a := c.fileOf(t, j, 1)
+	c.pass(3 * day)
+	b := c.fileOf(t, j, 2)
+	j.Close()
+	j = c.journal(t, dir, Options{Hold: true, KeepFor: day, KeepBytes: 1})
+	passes(3)
+	find(t, j.Reader, a)
+	find(t, j.Reader, b)
+	o := *j.options.Load()
+	o.Hold, o.KeepBytes = false, -1
+	j.Configure(o)
+	eventually(t, "the old one is gone", func() bool { return !has(j, a) })
+	find(t, j.Reader, b)
+}

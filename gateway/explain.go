@@ -108,8 +108,8 @@ func evaluate(s *snapshot.Snapshot, q Question, pardoned []string) (*Explanation
 	if err != nil {
 		return nil, err
 	}
-	cfg := serverConfig(s, 0)
-	req, f := wire.ParseRequest(head, &cfg.Limits)
+	limits := messageLimits(s)
+	req, f := wire.ParseRequest(head, &limits)
 	x := &policy.Exchange{Explaining: true}
 	if req == nil {
 		req = &wire.Request{}

@@ -67,7 +67,7 @@ func New(node string, log *slog.Logger, journal Recorder, quotas *counter.Quotas
 	h.Write([]byte(node))
 	g := &Gateway{
 		Node: node, Log: log, Journal: journal, Quotas: quotas,
-		Metrics: &metric.Registry{}, Memory: counter.NewMemory(), Watch: wire.NewWatch(),
+		Metrics: metric.NewRegistry(), Memory: counter.NewMemory(), Watch: wire.NewWatch(),
 		nodeID: uint16(h.Sum32()), open: map[string]*opened{},
 	}
 	g.unknown = g.Metrics.Route("", "", "", "none")
@@ -101,18 +101,17 @@ func (g *Gateway) Apply(s *snapshot.Snapshot) {
 	g.swap.Lock()
 	defer g.swap.Unlock()
 	s.Activate()
-	g.server.SetConfig(serverConfig(s, g.MemoryLimit))
+	g.server.SetConfig(g.serverConfig(s))
 	before := g.current.Swap(s)
 	if before != nil {
 		before.Retire(s)
 	}
-	if g.Metrics.Crowded() { // make room for the routes of later revisions
-		live := map[*metric.Route]bool{g.unknown: true}
-		for _, r := range s.Routes {
-			live[r.Stats] = true
-		}
-		g.Metrics.Forget(live)
+	g.Metrics.SetSeries(s.Gateway.Metrics.Series - s.Gateway.Metrics.Series/4) // the rest is for targets
+	live := map[*metric.Route]bool{g.unknown: true}
+	for _, r := range s.Routes {
+		live[r.Stats] = true
 	}
+	g.Metrics.Forget(live)
 }
 
 func (g *Gateway) trusted(a netip.Addr) bool {

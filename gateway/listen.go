@@ -149,24 +149,31 @@ func (g *Gateway) closeListeners() {
 	}
 }
 
-// serverConfig is what the HTTP server needs of the documents, in a process that may use so much memory, 0 for no limit.
-func serverConfig(s *snapshot.Snapshot, memory int64) wire.Config {
-	l, t := s.Gateway.Limits, s.Gateway.Timeouts
+// messageLimits bound what one request may hold.
+func messageLimits(s *snapshot.Snapshot) wire.Limits {
+	l := &s.Gateway.Limits
+	limits := wire.Limits{HeaderBytes: int(l.HeaderBytes), HeaderCount: l.HeaderCount, URIBytes: int(l.URIBytes)}
+	switch l.Underscores {
+	case "drop":
+		limits.Underscores = wire.UnderscoreDrop
+	case "allow":
+		limits.Underscores = wire.UnderscoreAllow
+	}
+	return limits
+}
+
+// serverConfig is what the HTTP server needs of the documents.
+func (g *Gateway) serverConfig(s *snapshot.Snapshot) wire.Config {
+	l, t := &s.Gateway.Limits, &s.Gateway.Timeouts
 	c := wire.Config{
-		Limits:        wire.Limits{HeaderBytes: int(l.HeaderBytes), HeaderCount: l.HeaderCount, URIBytes: int(l.URIBytes)},
+		Limits:        messageLimits(s),
 		HeaderTimeout: time.Duration(t.Header), BodyTimeout: time.Duration(t.Body), WriteTimeout: time.Duration(t.Write),
 		IdleTimeout: time.Duration(t.Idle), MaxAge: time.Duration(t.Age), HandshakeTimeout: time.Duration(t.Handshake),
 		HalfClosedTimeout: time.Duration(t.HalfClosed), TunnelTimeout: time.Duration(t.Tunnel),
 		MaxConns: l.Connections, MaxConnsPerAddr: l.ConnectionsPerAddress, MaxStreams: l.Streams, MaxResets: l.Resets,
 	}
-	switch l.Underscores {
-	case "drop":
-		c.Underscores = wire.UnderscoreDrop
-	case "allow":
-		c.Underscores = wire.UnderscoreAllow
-	}
 	if c.MaxConns == 0 {
-		c.MaxConns = connectionsFor(descriptors(), memory)
+		c.MaxConns = connectionsFor(descriptors(), g.MemoryLimit)
 	}
 	return c
 }

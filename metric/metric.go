@@ -1,8 +1,8 @@
 // Package metric counts calls per route: how many, how they ended, how long they took.
 //
 // Counting is a few atomic additions in stripes, so that cores do not fight over one
-// cache line. Routes keep their cells from one revision to the next. The number of cells is
-// bounded; routes beyond it share one that says so.
+// cache line. Routes keep their counts from one revision to the next. What costs a monitoring system is the number
+// of time series, so that is bounded: routes that find none left share those of one that says so.
 package metric
 
 import (
@@ -26,10 +26,16 @@ var Bounds = func() (b [buckets - 1]float64) {
 	return b
 }()
 
-// Route is the cell of one route.
+// Route is one route, or what stands for all that found no series.
 type Route struct {
 	API, Version, Stage, Name string
 
+	registry *Registry
+	counts   atomic.Pointer[counts] // its own or those of the overflow; nil before the first call
+}
+
+// counts are what the series of a route are made of.
+type counts struct {
 	cells [stripes]cell
 	mu    sync.Mutex // guards refusals
 	refus map[string]*atomic.Int64
@@ -44,12 +50,20 @@ type cell struct {
 	_        [64]byte
 }
 
+// of are the counts of a route, which it claims with its first call.
+func (r *Route) of() *counts {
+	if c := r.counts.Load(); c != nil {
+		return c
+	}
+	return r.registry.claim(r)
+}
+
 // Begin counts a call in. stripe is any number that stays with a connection.
-func (r *Route) Begin(stripe uint32) { r.cells[stripe%stripes].inFlight.Add(1) }
+func (r *Route) Begin(stripe uint32) { r.of().cells[stripe%stripes].inFlight.Add(1) }
 
 // End counts it out.
 func (r *Route) End(stripe uint32, status int, took time.Duration, in, out int64) {
-	c := &r.cells[stripe%stripes]
+	c := &r.of().cells[stripe%stripes]
 	c.inFlight.Add(-1)
 	k := status / 100
 	if k >= classes {
@@ -72,23 +86,34 @@ func bucketOf(d time.Duration) int {
 }
 
 // Refused counts a refusal by its reason. It is off the fast path.
-func (r *Route) Refused(code string) { r.refused(code).Add(1) }
-
-func (r *Route) refused(code string) *atomic.Int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.refus == nil {
-		r.refus = map[string]*atomic.Int64{}
+func (r *Route) Refused(code string) {
+	if n := r.refused(code); n != nil {
+		n.Add(1)
+		return
 	}
-	n := r.refus[code]
+	r.registry.other.refused(code).Add(1)
+}
+
+// refused is the count of a reason, nil if there is no series left for it.
+func (r *Route) refused(code string) *atomic.Int64 {
+	c := r.of()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.refus[code]
 	if n == nil {
+		if c != r.registry.other.counts.Load() && !r.registry.take(1) {
+			return nil
+		}
+		if c.refus == nil {
+			c.refus = map[string]*atomic.Int64{}
+		}
 		n = new(atomic.Int64)
-		r.refus[code] = n
+		c.refus[code] = n
 	}
 	return n
 }
 
-// Snapshot is a cell as of one moment.
+// Snapshot is what a route has counted up to one moment.
 type Snapshot struct {
 	Calls    [classes]int64
 	Buckets  [buckets]int64
@@ -100,8 +125,12 @@ type Snapshot struct {
 
 // Read adds the stripes up.
 func (r *Route) Read() (s Snapshot) {
-	for i := range r.cells {
-		c := &r.cells[i]
+	counts := r.counts.Load()
+	if counts == nil {
+		return s
+	}
+	for i := range counts.cells {
+		c := &counts.cells[i]
 		for k := range s.Calls {
 			s.Calls[k] += c.class[k].Load()
 		}
@@ -113,93 +142,127 @@ func (r *Route) Read() (s Snapshot) {
 		s.Out += c.out.Load()
 		s.InFlight += c.inFlight.Load()
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s.Refused = make(map[string]int64, len(r.refus))
-	for code, n := range r.refus {
+	counts.mu.Lock()
+	defer counts.mu.Unlock()
+	s.Refused = make(map[string]int64, len(counts.refus))
+	for code, n := range counts.refus {
 		s.Refused[code] = n.Load()
 	}
 	return s
 }
 
-// Registry holds the cells of routes: those in use, and those of before while there is room.
+// PerRoute is how many series a route has besides those of its refusals: calls by class of status, the histogram of their
+// times with its sum and count, calls in flight, and bytes in both directions.
+const PerRoute = classes + (buckets + 2) + 1 + 2
+
+// DefaultSeries is how many series there are unless SetSeries says otherwise.
+const DefaultSeries = 10_000
+
+// Registry holds routes: those in use, and those of before while there is room. Get one from NewRegistry.
 type Registry struct {
-	mu     sync.Mutex // guards what follows
+	bound atomic.Int64 // series of all routes but the overflow
+	used  atomic.Int64
+	other *Route // the overflow: routes that found no series, and those that were forgotten
+
+	mu     sync.Mutex // guards what follows, and claims
 	routes map[key]*Route
-	list   []*Route
-	// Bound is the largest number of cells.
-	Bound int
+	list   []*Route // with counts of their own, in the order of their first calls
 }
 
 type key struct{ api, version, stage, name string }
 
-// Overflow is what routes beyond the bound are counted under, and routes that were forgotten.
+// Overflow is what routes are counted under that find no series, and routes that were forgotten.
 const Overflow = "other"
 
-// Route finds or makes the cell of a route.
+// NewRegistry returns one without routes.
+func NewRegistry() *Registry {
+	g := &Registry{routes: map[key]*Route{}}
+	g.other = &Route{API: Overflow, Name: Overflow, registry: g}
+	g.other.counts.Store(&counts{})
+	g.SetSeries(DefaultSeries)
+	return g
+}
+
+// SetSeries bounds the series of all routes. What has been counted already stays. The overflow has some of its own.
+func (g *Registry) SetSeries(n int) { g.bound.Store(int64(n)) }
+
+// take takes series if there are as many left.
+func (g *Registry) take(n int64) bool {
+	for {
+		used := g.used.Load()
+		if used+n > g.bound.Load() {
+			return false
+		}
+		if g.used.CompareAndSwap(used, used+n) {
+			return true
+		}
+	}
+}
+
+// Route finds or makes a route. It takes no series before its first call.
 func (g *Registry) Route(api, version, stage, name string) *Route {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.routes == nil {
-		g.routes = map[key]*Route{}
-		if g.Bound == 0 {
-			g.Bound = 1000
-		}
-	}
 	k := key{api, version, stage, name}
-	if r := g.routes[k]; r != nil {
+	if r := g.routes[k]; r != nil && (r.counts.Load() != g.other.counts.Load() || g.used.Load()+PerRoute > g.bound.Load()) {
 		return r
 	}
-	if len(g.list) >= g.Bound {
-		k = key{api: Overflow, name: Overflow}
-		if r := g.routes[k]; r != nil {
-			return r
-		}
-	}
-	r := &Route{API: k.api, Version: k.version, Stage: k.stage, Name: k.name}
+	r := &Route{API: api, Version: version, Stage: stage, Name: name, registry: g}
 	g.routes[k] = r
-	g.list = append(g.list, r)
 	return r
 }
 
-// Crowded says that more than half of the cells are taken.
-func (g *Registry) Crowded() bool {
+// claim gives a route counts of its own, or those of the overflow.
+func (g *Registry) claim(r *Route) *counts {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.list) > g.Bound/2
+	if c := r.counts.Load(); c != nil {
+		return c
+	}
+	c := g.other.counts.Load()
+	if g.take(PerRoute) {
+		c = &counts{}
+		g.list = append(g.list, r)
+	}
+	r.counts.Store(c)
+	return c
 }
 
-// Forget makes room: cells that are not live, and at which no call is, are added to that of the overflow, so
-// that no count is lost.
+// Forget drops routes that are not live. Their counts stay until half of the series are taken; then those at which no call
+// is are added to the overflow, so that no count is lost.
 func (g *Registry) Forget(live map[*Route]bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	k := key{api: Overflow, name: Overflow}
-	other := g.routes[k]
+	for k, r := range g.routes {
+		if c := r.counts.Load(); !live[r] && (c == nil || c == g.other.counts.Load()) {
+			delete(g.routes, k)
+		}
+	}
+	if g.used.Load() <= g.bound.Load()/2 {
+		return
+	}
 	kept := make([]*Route, 0, len(g.list))
 	for _, r := range g.list {
 		var s Snapshot
-		if r != other && !live[r] {
+		if !live[r] {
 			s = r.Read()
 		}
-		if r == other || live[r] || s.InFlight > 0 {
+		if live[r] || s.InFlight > 0 {
 			kept = append(kept, r)
 			continue
 		}
-		delete(g.routes, key{r.API, r.Version, r.Stage, r.Name})
-		if other == nil {
-			other = &Route{API: k.api, Name: k.name}
-			g.routes[k] = other
-			kept = append(kept, other)
+		if k := (key{r.API, r.Version, r.Stage, r.Name}); g.routes[k] == r {
+			delete(g.routes, k)
 		}
-		other.add(s)
+		g.other.add(s)
+		g.used.Add(-PerRoute - int64(len(s.Refused)))
 	}
 	g.list = kept
 }
 
-// add counts what another cell has counted.
+// add counts what another route has counted.
 func (r *Route) add(s Snapshot) {
-	c := &r.cells[0]
+	c := &r.counts.Load().cells[0]
 	for k, n := range s.Calls {
 		c.class[k].Add(n)
 	}
@@ -214,9 +277,13 @@ func (r *Route) add(s Snapshot) {
 	}
 }
 
-// All are the cells, in the order in which they were first seen.
+// All are the routes that have counted something, in the order of their first calls, and the overflow behind them if that has.
 func (g *Registry) All() []*Route {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return append([]*Route(nil), g.list...)
+	list := append([]*Route(nil), g.list...)
+	if s := g.other.Read(); len(s.Refused) > 0 || s.InFlight > 0 || s.Calls != [classes]int64{} {
+		list = append(list, g.other)
+	}
+	return list
 }

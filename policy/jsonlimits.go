@@ -23,9 +23,9 @@ import (
 //	- json-limits: {depth: 16, keys: 200, elements: 1000}
 type JSONLimits struct {
 	// Depth is how many lists and objects may lie inside of each other.
-	Depth int `json:"depth" default:"32" min:"1" max:"1000"`
+	Depth int `json:"depth" default:"64" min:"1" max:"1000"`
 	// Keys is how many names one object may have.
-	Keys int `json:"keys" default:"1000" min:"1" unlimited:"true"`
+	Keys int `json:"keys" default:"10000" min:"1" unlimited:"true"`
 	// Elements is how many values one list may have.
 	Elements int `json:"elements" default:"10000" min:"1" unlimited:"true"`
 	// Text is the longest text or name, in bytes of UTF-8, escapes resolved.

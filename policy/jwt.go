@@ -57,10 +57,11 @@ type JWT struct {
 	// Leeway is by how much the clocks of issuer and gateway may differ.
 	Leeway resource.Duration `json:"leeway" default:"60s" min:"0s" max:"10m"`
 	// Refresh is how often keys are fetched.
-	Refresh resource.Duration `json:"refresh" default:"10m" min:"10s"`
+	Refresh resource.Duration `json:"refresh" default:"15m" min:"10s"`
 	// Refetch is the time after a fetch in which unknown keys do not cause another one.
 	Refetch resource.Duration `json:"refetch" default:"10s" min:"1s"`
-	// StaleFor is how long keys are used after they were fetched, while the issuer is away.
+	// StaleFor is how long keys are used after they were fetched, while the issuer is away. Records of calls that
+	// pass so carry the hint keys.stale.
 	StaleFor resource.Duration `json:"staleFor" default:"1d" min:"1m"`
 }
 

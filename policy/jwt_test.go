@@ -387,7 +387,7 @@ func TestKeyRotation(t *testing.T) {
 			t.Errorf("%d fetches, want 2", n)
 		}
 		b.issuer.Rotate("EdDSA") // key-1 goes
-		time.Sleep(10*time.Minute + time.Second)
+		time.Sleep(15*time.Minute + time.Second)
 		synctest.Wait()
 		wants(t, c.Check(b.bearer(old)), "jwt.unknown-key", "keys key-2 or key-3")
 		wants(t, c.Check(b.bearer(fresh)), "")
@@ -412,7 +412,7 @@ func TestIssuerAway(t *testing.T) {
 		x.Explaining = true
 		v := c.Check(x)
 		wants(t, v, "")
-		if f, ok := v.Facts.Find("stale_keys", reason.ToOwner); !ok || !strings.Contains(f.Text(), "the issuer is away since 2000-01-01 00:10:00 UTC; its keys of 2000-01-01 00:00:00 UTC are used until 2000-01-01 01:00:00 UTC") {
+		if f, ok := v.Facts.Find("stale_keys", reason.ToOwner); !ok || !strings.Contains(f.Text(), "the issuer is away since 2000-01-01 00:15:00 UTC; its keys of 2000-01-01 00:00:00 UTC are used until 2000-01-01 01:00:00 UTC") {
 			t.Errorf("stale keys are not flagged: %v", v.Facts)
 		}
 		x = b.bearer(b.issuer.Token(map[string]any{"exp": nil, "sub": "bob"}))

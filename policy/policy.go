@@ -316,8 +316,8 @@ type Env struct {
 	Node     resource.Node // the policy's configuration
 	Name     string        // of the policy on this route
 	Problems *resource.Problems
-	// Faulty are the fields that could not be decoded, as resource.Decode names them; nil for none. What the
-	// policy says of these and of the whole is not told then: it saw something else than what is written.
+	// Faulty are the paths below Node that could not be decoded, as resource.Decode names them; nil for none. What the
+	// policy says of these, and of what they belong to, is not told then: it saw something else than what is written.
 	Faulty map[string]bool
 
 	Route     *Route
@@ -385,10 +385,21 @@ func (e *Env) sure(field string) bool {
 	if e.Faulty == nil {
 		return true
 	}
+	for f := range e.Faulty {
+		if below(field, f) || below(f, field) {
+			return false
+		}
+	}
 	if i := strings.IndexAny(field, ".["); i >= 0 {
 		field = field[:i]
 	}
-	return !e.Faulty[field] && e.Node.Has(field)
+	return e.Node.Has(field)
+}
+
+// below says that a path is another one or leads further from there.
+func below(path, from string) bool {
+	rest, ok := strings.CutPrefix(path, from)
+	return ok && (from == "" || rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 func (e *Env) report(severity resource.Severity, code, field, hint, format string, args ...any) {

@@ -26,8 +26,7 @@ const maxProblems = 1000
 // null or empty are the same. The zero Node gives all defaults. What is written wrong counts as
 // not written.
 //
-// It returns the fields of the struct in which something is wrong or missing, nil for none. A problem of
-// another sort, such as an unknown field, stands there as "".
+// It returns the paths below n at which something is wrong or missing, nil for none.
 func Decode(n Node, into any, ps *Problems) (faulty map[string]bool) {
 	v := reflect.ValueOf(into)
 	if v.Kind() != reflect.Pointer || v.IsNil() {
@@ -36,13 +35,13 @@ func Decode(n Node, into any, ps *Problems) (faulty map[string]bool) {
 	d := decoder{faulty: map[string]bool{}}
 	d.value(n, v.Elem(), infoOf(v.Elem().Type()), &field{name: lastName(n.path)})
 	*ps = append(*ps, d.problems...)
-	if d.faults == 0 {
-		return nil
+	for path := range d.faulty {
+		if faulty == nil {
+			faulty = map[string]bool{}
+		}
+		faulty[strings.TrimPrefix(strings.TrimPrefix(path, n.path), ".")] = true
 	}
-	if len(d.faulty) == 0 {
-		d.faulty[""] = true
-	}
-	return d.faulty
+	return faulty
 }
 
 // lastName is the last field name of a path.
@@ -59,13 +58,12 @@ func lastName(path string) (name string) {
 type decoder struct {
 	problems Problems
 	faults   int             // found, noted or not
-	depth    int             // of structs within the one that is decoded
-	faulty   map[string]bool // fields of that one; nil if nobody asks
+	faulty   map[string]bool // where; nil if nobody asks
 }
 
 // problem notes a fault at a part of the source.
 func (d *decoder) problem(n Node, s span, hint, format string, args ...any) {
-	d.faults++
+	d.fault(n.path)
 	if len(d.problems) >= maxProblems {
 		return
 	}
@@ -76,8 +74,18 @@ func (d *decoder) problem(n Node, s span, hint, format string, args ...any) {
 	d.problems = append(d.problems, p)
 }
 
-func (d *decoder) add(ps Problems) {
-	d.faults += len(ps)
+// fault counts a fault at a path.
+func (d *decoder) fault(path string) {
+	d.faults++
+	if d.faulty != nil {
+		d.faulty[path] = true
+	}
+}
+
+func (d *decoder) add(n Node, ps Problems) {
+	if len(ps) > 0 {
+		d.fault(n.path)
+	}
 	d.problems = append(d.problems, ps[:min(len(ps), maxProblems-len(d.problems))]...)
 }
 
@@ -134,7 +142,7 @@ func (d *decoder) value(n Node, v reflect.Value, ti *typeInfo, f *field) {
 	case asSelf:
 		var ps Problems
 		v.Addr().Interface().(NodeDecoder).DecodeNode(n, &ps)
-		d.add(ps)
+		d.add(n, ps)
 	case asPointer:
 		p := reflect.New(ti.t.Elem())
 		d.value(n, p.Elem(), ti.load().elem, f)
@@ -233,23 +241,14 @@ func (d *decoder) absent(n Node, v reflect.Value, ti *typeInfo) {
 // required is missing.
 func (d *decoder) fields(n Node, v reflect.Value, ti *typeInfo) {
 	ti.load()
-	d.depth++
-	defer func() { d.depth-- }()
-	blame := func(name string, before int) {
-		if d.depth == 1 && d.faulty != nil && d.faults > before {
-			d.faulty[name] = true
-		}
-	}
 	var keys []key
 	if n.value != nil {
 		keys = n.value.keys
 	}
 	for i := range keys {
 		f := ti.byName[keys[i].text]
-		before := d.faults
 		if f == nil {
 			d.unknown(n, keys[i], ti.names)
-			blame("", before)
 			continue
 		}
 		child := n.fieldAt(i)
@@ -260,7 +259,6 @@ func (d *decoder) fields(n Node, v reflect.Value, ti *typeInfo) {
 		default:
 			d.value(child, v.FieldByIndex(f.index), f.info, f)
 		}
-		blame(f.name, before)
 	}
 	for _, f := range ti.fields {
 		if n.value != nil {
@@ -268,9 +266,7 @@ func (d *decoder) fields(n Node, v reflect.Value, ti *typeInfo) {
 				continue
 			}
 		}
-		before := d.faults
 		d.absentField(n, v.FieldByIndex(f.index), f)
-		blame(f.name, before)
 	}
 }
 
@@ -295,6 +291,7 @@ func (d *decoder) absentField(n Node, v reflect.Value, f *field) {
 		if hint == "" {
 			hint = f.form
 		}
+		at.path = joinPath(n.path, f.name)
 		d.problem(at, at.key, hint, "%q is missing", f.name)
 		d.defaults(at, v, f.info)
 	case f.hasDef:
@@ -339,6 +336,7 @@ func (d *decoder) unknown(n Node, k key, names []string) {
 	} else if name, _, ok := strings.Cut(k.text, ":"); ok && slices.Contains(names, name) {
 		hint = "put a space after the colon"
 	}
+	n.path = joinPath(n.path, k.text)
 	d.problem(n, k.span, hint, "unknown field %s", clip(k.text))
 }
 

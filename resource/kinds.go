@@ -198,8 +198,8 @@ type Disclosure struct {
 type Records struct {
 	// FileBytes is the size at which a journal file is closed and the next begun.
 	FileBytes Size `json:"fileBytes" default:"64MiB" min:"1MiB" max:"1GiB"`
-	// FileAge is the age at which a journal file is closed.
-	FileAge Duration `json:"fileAge" default:"24h" min:"1m"`
+	// FileAge is the age at which a journal file is closed. Files are deleted as a whole, so records are kept so much longer at most.
+	FileAge Duration `json:"fileAge" default:"1h" min:"1m"`
 	// KeepBytes bounds all journal files together; the oldest go first.
 	KeepBytes Size `json:"keepBytes" default:"1GiB" min:"4MiB"`
 	// KeepFor is how long records are kept: a day, since they hold addresses of people. Whoever needs more says so here.

@@ -351,7 +351,7 @@ func add[T any](l *loader, d *decoder, n Node, e envelope, list *[]*Document[T],
 	doc := &Document[T]{Meta: e.Metadata, kind: e.Kind, node: n}
 	var ps Problems
 	Decode(e.Spec, &doc.Spec, &ps)
-	d.add(ps)
+	d.add(n, ps)
 	l.set.nodes = append(l.set.nodes, n)
 	if list == nil || doc.Meta.Name == "" {
 		return doc

@@ -248,7 +248,7 @@ func TestGatewayDefaults(t *testing.T) {
 	if diff := cmp.Diff(string(a), string(b)); diff != "" {
 		t.Error(diff)
 	}
-	if g.Limits.HeaderBytes != 32<<10 || g.Timeouts.Idle.String() != "2m" || g.Records.KeepFor.String() != "30d" || g.Disclosure.Owner != "owner" || g.Listeners != nil {
+	if g.Limits.HeaderBytes != 32<<10 || g.Timeouts.Idle.String() != "2m" || g.Records.KeepFor.String() != "1d" || g.Disclosure.Owner != "owner" || g.Listeners != nil {
 		t.Errorf("%s", a)
 	}
 }

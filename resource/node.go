@@ -70,9 +70,7 @@ func (n Node) mark() span {
 func (n Node) At(path string) Pos { return n.find(path).Pos() }
 
 // Has says that a field of this node is written.
-func (n Node) Has(name string) bool {
-	return name != "" && n.value != nil && n.value.field(name) >= 0
-}
+func (n Node) Has(name string) bool { return n.field(name).value != nil }
 
 // Problem is an error at the field at a path below this node.
 func (n Node) Problem(path, message, hint string) Problem {

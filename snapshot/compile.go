@@ -111,6 +111,9 @@ func (c *compiler) gateway() {
 	}
 	c.Operator = consumer.Owner(c.Gateway.Operator)
 	c.Trust = policy.NewTrust(c.Gateway.TrustedProxies)
+	if d := c.Gateway.Drain; d.Stop < d.Delay+d.Deadline {
+		c.lint(c.Set.Gateway.Problem("spec.drain.stop", fmt.Sprintf("the process ends %v after the signal, before calls in flight had their %v", d.Stop, d.Deadline), fmt.Sprintf("at least %v: delay and deadline together", d.Delay+d.Deadline)), "gateway.stop-before-deadline")
+	}
 	for _, p := range c.Gateway.TrustedProxies {
 		if p.Bits() == 0 {
 			c.lint(c.Set.Gateway.Problem("spec.trustedProxies", fmt.Sprintf("%v trusts everybody: any caller can choose the address that policies see", p), "name the networks of your proxies"), "gateway.trusts-everybody")

@@ -48,7 +48,7 @@ func TestCounters(t *testing.T) {
 		var snap *Snapshot
 		if !problems.HasErrors() {
 			quotas, _ := counter.OpenQuotas("")
-			snap, problems = Compile(set, Env{Memory: counter.NewMemory(), Quotas: quotas, Metrics: &metric.Registry{}})
+			snap, problems = Compile(set, Env{Memory: counter.NewMemory(), Quotas: quotas, Metrics: metric.NewRegistry()})
 		}
 		var text strings.Builder
 		problems.Render(&text, nil, false)

@@ -770,7 +770,9 @@ func (p *prefixConn) CloseWrite() error {
 func (p *prefixConn) Read(b []byte) (int, error) {
 	if len(p.pre) > 0 {
 		n := copy(b, p.pre)
-		p.pre = p.pre[n:]
+		if p.pre = p.pre[n:]; len(p.pre) == 0 {
+			p.pre = nil
+		}
 		return n, nil
 	}
 	return p.Conn.Read(b)

@@ -129,7 +129,7 @@ func (h *framedConn) reset(f frame) {
 	if h.spent++; h.spent > most && h.over.CompareAndSwap(false, true) {
 		h.c.srv.RapidResets.Add(1)
 		h.c.srv.resetsTold.warn(h.c.srv.Log, "an HTTP/2 client reset too many streams: its connection is closed",
-			"listener", h.c.listener.Name, "peer", h.c.call.Peer, "limit", h.c.cfg.MaxResets, "within", resetWindow, "streams", (h.last+1)/2)
+			"listener", h.c.listener.Name, "peer", h.c.call.Peer, "limit", h.c.cfg.MaxResets, "within", resetWindow.String(), "streams", (h.last+1)/2)
 	}
 }
 
@@ -180,10 +180,14 @@ func (h *framedConn) Close() (err error) {
 func (h *framedConn) close() error {
 	h.c.unwatch()
 	if half, ok := h.Conn.(interface{ CloseWrite() error }); ok && h.over.Load() && half.CloseWrite() == nil {
-		h.c.sock.SetReadDeadline(time.Now().Add(time.Second))
+		var r net.Conn = h.c.sock
+		if h.c.tcp != nil {
+			r = h.c.tcp.TCPConn // somebody may still be reading, which a sock does not allow
+		}
+		r.SetReadDeadline(time.Now().Add(time.Second))
 		b := take(largeBuffer) // the deadline bounds how much it reads
 		for err := error(nil); err == nil; {
-			_, err = h.c.sock.Read(b)
+			_, err = r.Read(b)
 		}
 		give(b)
 	}

@@ -356,12 +356,15 @@ func (c *conn) sniff() (http2, ok bool) {
 	if !c.reads.arm(c.watch, c.cfg.HeaderTimeout) {
 		return false, false
 	}
-	pre := make([]byte, 0, len(Preface))
-	for http2 = true; http2 && len(pre) < cap(pre); http2 = string(pre) == Preface[:len(pre)] {
+	// All that has come is read: net/http closes after a first line that it refuses, and what it left would reset the connection.
+	pre := make([]byte, 0, smallBuffer)
+	for http2 = true; http2 && len(pre) < len(Preface); {
 		n, err := c.nc.Read(pre[len(pre):cap(pre)])
 		if pre = pre[:len(pre)+n]; err != nil {
 			return false, false
 		}
+		head := min(len(pre), len(Preface))
+		http2 = string(pre[:head]) == Preface[:head]
 	}
 	c.nc = &prefixConn{Conn: c.nc, pre: pre}
 	return http2, c.reads.disarm()

@@ -58,7 +58,8 @@ is who would be refused if the policies that only watch were enforced.`,
 				limit = admin.MaxCalls
 			}
 			query.Set("limit", strconv.Itoa(limit))
-			if _, err := admin.ParseFilter(query, time.Now()); err != nil {
+			filter, err := admin.ParseFilter(query, time.Now())
+			if err != nil {
 				return usage("--%v", err)
 			}
 			if follow {
@@ -77,6 +78,9 @@ is who would be refused if the policies that only watch were enforced.`,
 				return a.printJSON(calls)
 			default:
 				a.callTable(calls)
+			}
+			if !asJSON {
+				a.tellKept(cmd.Context(), filter.Since)
 			}
 			if len(calls) == 0 && !asJSON {
 				for _, line := range a.misspelt(cmd, query) {
@@ -117,6 +121,20 @@ is who would be refused if the policies that only watch were enforced.`,
 	completeFlag(c, "client", a.seenIn(func(c *admin.Call) string { return c.Client.String() }))
 	completeFlag(c, "path", a.seenIn(func(c *admin.Call) string { return c.Path }))
 	return c
+}
+
+// tellKept says so when calls are asked for that are older than records are kept: that there are none says nothing of
+// what happened then.
+func (a *app) tellKept(ctx context.Context, since time.Time) {
+	if since.IsZero() {
+		return
+	}
+	cl, err := a.client()
+	var st admin.Status
+	if err != nil || cl.do(ctx, "GET", "/v1/status", nil, nil, &st) != nil || st.KeepFor == 0 || time.Since(since) <= time.Duration(st.KeepFor) {
+		return
+	}
+	fmt.Fprintf(a.err, "records are kept for %v (records.keepFor of the Gateway): older calls are gone\n", st.KeepFor)
 }
 
 // namedIn are the fields of a call that name something of the documents.

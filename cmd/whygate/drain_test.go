@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,27 +17,7 @@ import (
 func TestDrainDelay(t *testing.T) {
 	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) })
 	start := func(delay string) (cmd *exec.Cmd, base, admin string) {
-		dir := t.TempDir()
-		docs, data := filepath.Join(dir, "docs.yaml"), filepath.Join(dir, "data")
-		text := whytest.GatewayDocument("wire", "  drain: {delay: "+delay+"}\n") + "---\n" + whytest.API(up.URL, "/", "")
-		if err := os.WriteFile(docs, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cmd = exec.Command(binary(t), "serve", docs, "--admin", "127.0.0.1:0", "--data", data, "--log-level", "error")
-		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-		whytest.Eventually(t, "the node serves", func() bool {
-			n, err := readNode(data)
-			if err != nil || len(n.Listeners) == 0 || n.Admin == "" {
-				return false
-			}
-			base, admin = "http://"+n.Listeners[0], "http://"+n.Admin
-			return true
-		})
-		return cmd, base, admin
+		return startNode(t, "  drain: {delay: "+delay+"}\n", up.URL)
 	}
 	get := func(url string) int {
 		res, err := http.Get(url)
@@ -69,4 +50,45 @@ func TestDrainDelay(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestDrainStop: a call that does not end is broken off at the deadline, and the process ends at the stop whatever it waits for.
+func TestDrainStop(t *testing.T) {
+	came, hold := make(chan struct{}), make(chan struct{})
+	up := whytest.Upstream(t, func(w http.ResponseWriter, r *http.Request) { close(came); <-hold })
+	defer close(hold)
+	cmd, base, _ := startNode(t, "  drain: {deadline: 24h, stop: 1s}\n", up.URL)
+	go http.Get(base)
+	<-came
+	cmd.Process.Signal(syscall.SIGTERM)
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitEnvironment {
+		t.Errorf("the process ended with %v", err)
+	}
+}
+
+// startNode runs the binary in front of an upstream, with settings of its Gateway.
+func startNode(t *testing.T, spec, upstream string) (cmd *exec.Cmd, base, admin string) {
+	dir := t.TempDir()
+	docs, data := filepath.Join(dir, "docs.yaml"), filepath.Join(dir, "data")
+	text := whytest.GatewayDocument("wire", spec) + "---\n" + whytest.API(upstream, "/", "")
+	if err := os.WriteFile(docs, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd = exec.Command(binary(t), "serve", docs, "--admin", "127.0.0.1:0", "--data", data, "--log-level", "error")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	whytest.Eventually(t, "the node serves", func() bool {
+		n, err := readNode(data)
+		if err != nil || len(n.Listeners) == 0 || n.Admin == "" {
+			return false
+		}
+		base, admin = "http://"+n.Listeners[0], "http://"+n.Admin
+		return true
+	})
+	return cmd, base, admin
 }

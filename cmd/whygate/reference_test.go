@@ -21,6 +21,7 @@ import (
 
 	"github.com/whygate/whygate/admin"
 	"github.com/whygate/whygate/gateway"
+	"github.com/whygate/whygate/metric"
 	"github.com/whygate/whygate/policy"
 	"github.com/whygate/whygate/reason"
 	"github.com/whygate/whygate/resource"
@@ -338,7 +339,7 @@ func adminPage(metrics []string) []byte {
 		name, help, _ := strings.Cut(m, "\t")
 		fmt.Fprintf(&b, "| `%s` | %s |\n", name, help)
 	}
-	b.WriteString("\nBesides them: the Go runtime's and the process's own (`go_*`, `process_*`). At most 1,000 routes are told apart; those\nbeyond are counted as `" + "other" + "`.\n")
+	b.WriteString("\nBesides them: the Go runtime's and the process's own (`go_*`, `process_*`). What routes and targets have together\nis bounded by `metrics.series` of the Gateway; those beyond are counted as `" + metric.Overflow + "`.\n")
 	return b.Bytes()
 }
 

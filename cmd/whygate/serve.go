@@ -97,6 +97,8 @@ type node struct {
 	admin    *admin.Server
 	adminLn  net.Listener
 	draining atomic.Bool
+	exit     func(code int) // of the process, when it has to end whatever it waits for
+	deadline *time.Timer    // for that
 
 	reloading sync.Mutex // guards what follows
 	last      admin.ReloadStatus
@@ -116,7 +118,7 @@ func (a *app) serve(ctx context.Context, o *serveOptions, started func(*node)) e
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	most := limitMemory(log)
-	n := &node{app: a, opts: o, log: log}
+	n := &node{app: a, opts: o, log: log, exit: os.Exit}
 	if err := n.open(); err != nil {
 		return err
 	}
@@ -165,7 +167,7 @@ func (n *node) open() error {
 		return environment(fmt.Errorf("making the data directory: %w; name another one with --data", err))
 	}
 	var recorder gateway.Recorder
-	j, err := calllog.Open(filepath.Join(n.opts.data, journalName), calllog.Options{Node: n.opts.node, Logger: n.log})
+	j, err := calllog.Open(filepath.Join(n.opts.data, journalName), calllog.Options{Node: n.opts.node, Logger: n.log, Hold: true})
 	switch {
 	case errors.Is(err, calllog.ErrInUse):
 		// Two nodes would write over each other's quotas, and commands would ask the wrong one.
@@ -193,6 +195,9 @@ func (n *node) close() {
 		if err := n.journal.Close(); err != nil {
 			n.log.Error("closing the journal", "error", err)
 		}
+	}
+	if n.deadline != nil {
+		n.deadline.Stop()
 	}
 }
 
@@ -486,6 +491,10 @@ func (n *node) background(ctx context.Context, hup <-chan os.Signal) {
 // drain lets calls in flight end. A second signal ends them at once.
 func (n *node) drain() error {
 	d := n.gateway.Snapshot().Gateway.Drain
+	n.deadline = time.AfterFunc(time.Duration(d.Stop), func() {
+		n.log.Error("the node has not drained in time: the process ends", "stop", time.Duration(d.Stop), "connections", n.gateway.Server().Conns())
+		n.exit(exitEnvironment)
+	})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	n.reloading.Lock() // a reload that has begun comes to its end
