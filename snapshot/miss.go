@@ -185,7 +185,11 @@ func (s *Snapshot) Miss(x *policy.Exchange, usable func(*Route) bool) reason.Ver
 	if best == nil {
 		switch {
 		case hidden != nil:
-			facts = append(append(facts, hidden.facts(reason.Rule)...), reason.Rule("withheld", hidden.reason.Code))
+			told := hidden.reason.Code
+			if hidden.reason == routeNone {
+				told = "of the path that is nearest"
+			}
+			facts = append(append(facts, hidden.facts(reason.Rule)...), reason.Rule("withheld", told))
 		case q.retired != nil:
 			facts = append(facts, reason.Rule("withheld", "that version "+q.retired.Version+" of API "+q.retired.API+" is retired"))
 			for _, f := range s.moved(x, q.retired) {
