@@ -61,7 +61,7 @@ type JWT struct {
 	// Refetch is the time after a fetch in which unknown keys do not cause another one.
 	Refetch resource.Duration `json:"refetch" default:"10s" min:"1s"`
 	// StaleFor is how long keys are used after they were fetched, while the issuer is away. Records of calls that
-	// pass so carry the hint keys.stale.
+	// pass so carry the hint jwt.keys-stale.
 	StaleFor resource.Duration `json:"staleFor" default:"1d" min:"1m"`
 }
 
