@@ -207,11 +207,14 @@ func (s *Server) calls(w http.ResponseWriter, r *http.Request) {
 		list = append(list, s.callOf(rec))
 		return true
 	})
-	if err != nil && r.Context().Err() == nil {
+	switch {
+	case errors.Is(err, calllog.ErrNoRecord):
+		problem(w, 404, NoRecord(f.Before).Error(), "")
+	case err != nil && r.Context().Err() == nil:
 		problem(w, 500, err.Error(), "")
-		return
+	default:
+		answer(w, list)
 	}
-	answer(w, list)
 }
 
 func (s *Server) follow(w http.ResponseWriter, r *http.Request) {
@@ -220,6 +223,7 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request) {
 	}
 	q := r.URL.Query()
 	q.Del("limit")
+	q.Del("before")
 	f, err := ParseFilter(q, time.Now())
 	if err != nil {
 		problem(w, 400, err.Error(), "")
@@ -267,9 +271,14 @@ func FindCall(calls *calllog.Reader, id string) (*calllog.Record, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, noCall{fmt.Errorf("there is no record of call %s, which began at %s: it was made on another node, or its record has been deleted by age or size", parsed, parsed.Time().UTC().Format(time.RFC3339))}
+		return nil, NoRecord(parsed)
 	}
 	return &rec, nil
+}
+
+// NoRecord is the error about a call without a record; it is ErrNoCall.
+func NoRecord(id calllog.ID) error {
+	return noCall{fmt.Errorf("there is no record of call %s, which began at %s: it was made on another node, or its record has been deleted by age or size", id, id.Time().UTC().Format(time.RFC3339))}
 }
 
 // short bounds what is repeated of a text that was sent.

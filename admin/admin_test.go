@@ -352,7 +352,7 @@ func TestParseFilter(t *testing.T) {
 	if err != nil || !f.Since.Equal(now.Add(-90*time.Minute)) || f.Until.Hour() != 0 || f.MinStatus != 400 || f.MaxStatus != 499 || !f.Failed || !f.Refused || f.Allowed || f.Flags != calllog.Shadowed {
 		t.Errorf("%+v %v", f, err)
 	}
-	for _, bad := range []url.Values{{"status": {"4x"}}, {"status": {"x"}}, {"client": {"home"}}, {"outcome": {"ok"}}, {"flag": {"x"}}, {"limit": {"x"}}, {"until": {"x"}}} {
+	for _, bad := range []url.Values{{"status": {"4x"}}, {"status": {"x"}}, {"client": {"home"}}, {"outcome": {"ok"}}, {"flag": {"x"}}, {"limit": {"x"}}, {"until": {"x"}}, {"before": {"last"}}} {
 		if _, err := admin.ParseFilter(bad, now); err == nil {
 			t.Errorf("%v is understood", bad)
 		}

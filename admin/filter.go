@@ -17,9 +17,10 @@ import (
 const MaxCalls = 10_000
 
 // filterKeys are the parameters of GET /v1/calls, which are the flags of `whygate calls` too.
-var filterKeys = []string{"since", "until", "refused", "outcome", "api", "version", "stage", "route", "application", "credential", "reason", "status", "client", "path", "method", "flag", "limit"}
+var filterKeys = []string{"since", "until", "before", "refused", "outcome", "api", "version", "stage", "route", "application", "credential", "reason", "status", "client", "path", "method", "flag", "limit"}
 
-// ParseFilter reads what calls to look for. since and until are times or spans before now.
+// ParseFilter reads what calls to look for. since and until are times or spans before now; before is the id of the last
+// call of a page.
 func ParseFilter(v url.Values, now time.Time) (f calllog.Filter, err error) {
 	for k := range v {
 		if !slices.Contains(filterKeys, k) {
@@ -48,6 +49,11 @@ func ParseFilter(v url.Values, now time.Time) (f calllog.Filter, err error) {
 	f.Since, f.Until = moment("since"), moment("until")
 	if err != nil {
 		return f, err
+	}
+	if s := v.Get("before"); s != "" {
+		if f.Before, err = calllog.ParseID(s); err != nil {
+			return f, fmt.Errorf("before=%q is no call id: %w", short(s), err)
+		}
 	}
 	f.API, f.Version, f.Stage, f.Route = v.Get("api"), v.Get("version"), v.Get("stage"), v.Get("route")
 	f.Application, f.Credential = v.Get("application"), v.Get("credential")

@@ -10,6 +10,8 @@ import (
 type Filter struct {
 	// Since and Until bound the start of the call; Until itself is outside.
 	Since, Until time.Time
+	// Before is the last record of a page: only those behind it, in the order of Query.
+	Before ID
 	// Outcomes: any of those that are set; none means all.
 	Allowed, Relayed, Refused, Failed, Answered bool
 	// Exact names.

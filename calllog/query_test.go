@@ -133,8 +133,12 @@ func TestQueryAgreesWithTheFilter(t *testing.T) {
 		r := &Reader{dir: dir}
 		for range 10 {
 			f := drawFilter(t)
+			rest := recs
+			if i := rapid.IntRange(0, 2*len(recs)).Draw(t, "before"); i < len(recs) {
+				f.Before, rest = recs[i].ID, recs[i+1:]
+			}
 			var want []*Record
-			for _, rec := range recs {
+			for _, rec := range rest {
 				if wants(f, rec) && (f.Limit == 0 || len(want) < f.Limit) {
 					want = append(want, rec)
 				}
@@ -173,6 +177,12 @@ func TestQueryEndsWhenAsked(t *testing.T) {
 	last, err := j.Last(2, Filter{Path: "/prod/orders/19"})
 	if err != nil || len(last) != 2 || last[0].ID != call(1999).ID || last[1].ID != call(1998).ID {
 		t.Errorf("%d last records, %v", len(last), err)
+	}
+	if rest, err := j.Last(10, Filter{Before: call(2).ID}); err != nil || len(rest) != 2 || rest[0].ID != call(1).ID {
+		t.Errorf("%d records before the third, %v", len(rest), err)
+	}
+	if rest, err := j.Last(10, Filter{Before: call(2000).ID}); !errors.Is(err, ErrNoRecord) || len(rest) != 0 {
+		t.Errorf("%d records before one that is not there, %v", len(rest), err)
 	}
 	if last, err := j.Last(0, Filter{}); err != nil || len(last) != 0 {
 		t.Errorf("%d last records, %v", len(last), err)

@@ -93,6 +93,7 @@ is who would be refused if the policies that only watch were enforced.`,
 	for _, f := range [][2]string{
 		{"since", "only calls that began after this: a span before now (1h) or a time"},
 		{"until", "only calls that began before this"},
+		{"before", "only calls recorded before this one, by its id: the last of a page leads to the next"},
 		{"api", "only calls to this API"}, {"version", "only calls to this version"}, {"stage", "only calls to this stage"}, {"route", "only calls of this route"},
 		{"application", "only calls of this application"}, {"credential", "only calls with this key: its public prefix, its fingerprint, or the key itself, which is not passed on"},
 		{"reason", "only calls refused for this reason; a star at the end matches more"},
@@ -195,6 +196,9 @@ func (a *app) listCalls(ctx context.Context, query url.Values) ([]admin.Call, er
 		calls = append(calls, admin.CallOf(rec, true))
 		return true
 	})
+	if errors.Is(err, calllog.ErrNoRecord) {
+		err = environment(admin.NoRecord(f.Before))
+	}
 	return calls, err
 }
 
