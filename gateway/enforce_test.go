@@ -28,7 +28,7 @@ type shared10 struct {
 }
 
 // refusesNothing are policies for whom there is no share of callers: they change calls, or answer them.
-var refusesNothing = []string{"anonymous", "headers", "path", "transform", "mask", "compress"}
+var refusesNothing = []string{"anonymous", "headers", "path", "mask", "compress"}
 
 // TestEnforceTenPercent: every policy that refuses can be enforced for a tenth of the callers. About that many are refused,
 // always the same ones, and what the others were spared is in their records.
@@ -80,6 +80,7 @@ func TestEnforceTenPercent(t *testing.T) {
 		"schema":        {settings: "body: {type: object}", code: "schema.violated", method: "POST", body: "1", header: json},
 		"waf":           {code: "waf.blocked", path: "/?q=1%27+OR+%271%27=%271", header: []string{"Host: shop.test"}},
 		"mock":          {settings: "answers: [{body: hello}]", code: "mock.no-such-answer", header: []string{"Prefer: code=404"}},
+		"transform":     {settings: "request: {body: {remove: [a]}}", code: "transform.not-json", method: "POST", body: "{", header: json},
 		"cache":         {code: "cache.only-if-cached", header: []string{"Cache-Control: only-if-cached"}},
 	}
 	for _, name := range policy.Names() {
@@ -233,4 +234,24 @@ func TestWatchedLimitIsSilent(t *testing.T) {
 			t.Errorf("call %d: the record says that %d are left", i, rec.Remaining)
 		}
 	}
+}
+
+// TestTransformThatWatches: what would be refused is recorded, and nothing is changed, of calls that would pass neither.
+func TestTransformThatWatches(t *testing.T) {
+	up := whytest.Script(t, always(ok))
+	whytest.EachEngine(t, func(t *testing.T, engine string) {
+		n := whytest.Start(t, engine, whytest.GatewayDocument(engine, "")+"---\n"+whytest.API(up.URL(), "/", "  - transform: {request: {headers: {set: {X-New: a}}, body: {remove: [a]}}, response: {status: {\"200\": 410}}}\n    shadow: true"))
+		for body, want := range map[string]string{`{"a": 1, "b": 2}`: "", `{`: "transform.not-json"} {
+			before := len(up.Seen())
+			a := n.Call("POST", "/", body, "Content-Type: application/json")
+			seen := up.Seen()[before:]
+			if a.StatusCode != 200 || len(seen) != 1 || string(seen[0].Body) != body || seen[0].Get("X-New") != "" {
+				t.Errorf("%s: %d, the upstream got %+v", body, a.StatusCode, seen)
+			}
+			d, err := gateway.DecodeDetail(n.Record(a).Detail)
+			if err != nil || (len(d.Shadows) == 1) != (want != "") || want != "" && d.Shadows[0].Reason.Code != want {
+				t.Errorf("%s: %+v, %v", body, d.Shadows, err)
+			}
+		}
+	})
 }

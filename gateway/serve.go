@@ -196,6 +196,7 @@ func (c *call) watch(s *policy.Step) {
 	x := &c.x
 	extra, onward := slices.Clone(x.Extra), len(x.Onward)
 	tightest, limited := x.Tightest, x.Limited
+	content, replaced := x.Replaced()
 	keeps := false
 	defer func() {
 		if p := recover(); p != nil {
@@ -204,6 +205,7 @@ func (c *call) watch(s *policy.Step) {
 		}
 		if !keeps {
 			x.Onward = x.Onward[:onward]
+			x.Restore(content, replaced)
 		}
 		if !keeps || !s.Answers(x) {
 			x.Answer = nil

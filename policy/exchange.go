@@ -153,6 +153,9 @@ func (x *Exchange) ReplaceBody(b []byte) { x.content, x.replaced = b, true }
 // Replaced is the content that replaces the client's, if any does.
 func (x *Exchange) Replaced() ([]byte, bool) { return x.content, x.replaced }
 
+// Restore takes a ReplaceBody back: b and replaced are what Replaced said before it.
+func (x *Exchange) Restore(b []byte, replaced bool) { x.content, x.replaced = b, replaced }
+
 // RequestContent is the request's content, which the gateway keeps for the upstream once it was read.
 type RequestContent interface {
 	// Body returns all of it, if that is at most max bytes. Otherwise, or if it cannot be read, the

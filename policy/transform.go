@@ -23,7 +23,8 @@ import (
 // What is fixed is the business of other policies: headers sets, renames and removes fields without
 // looking at the call, and path rewrites paths by prefix or pattern. Both come first. Bodies are changed in
 // this order: remove, rename, set, template. Those of answers are changed where they are JSON; a request
-// whose body should be changed and is none is refused. Refusals of the gateway stay as they are.
+// whose body should be changed and is none is refused. Refusals of the gateway stay as they are. With shadow: true, calls that
+// would be refused for their path or body are recorded, and nothing is changed.
 //
 //	policies:
 //	- transform:

@@ -145,14 +145,6 @@ func (c *compiler) inherit(held []inherited, l level) []inherited {
 			c.problem(l.at(at, fmt.Sprintf("there is no policy %q", e.Kind), hint))
 			continue
 		}
-		if kind.Phase == policy.Rewrite && (e.Shadow || e.Enforce > 0) {
-			what, field := "watch", "shadow"
-			if !e.Shadow {
-				what, field = "enforce", "enforce"
-			}
-			c.problem(l.at(at, fmt.Sprintf("%s changes what passes, so there is nothing to %s", e.Kind, what), "take "+field+" out, or the policy"))
-			continue
-		}
 		h := inherited{entry: e, name: name, scope: l.scope, kind: kind, order: order}
 		if pos >= 0 {
 			held[pos] = h
@@ -187,6 +179,13 @@ func (c *compiler) compilePolicy(m *mounted, route *Route, h inherited, kinds ma
 			Watch: c.watch, Authorities: c.authorities, Log: c.Log}
 		made = config.Compile(env)
 		c.compiled[key] = made
+		if _, refuses := made.(policy.Check); !refuses && h.kind.Phase == policy.Rewrite && (h.entry.Shadow || h.entry.Enforce > 0) {
+			what, field := "watch", "shadow"
+			if !h.entry.Shadow {
+				what, field = "enforce", "enforce"
+			}
+			c.problem(node.Problem("", fmt.Sprintf("%s changes what passes, so there is nothing to %s", h.entry.Kind, what), "take "+field+" out, or the policy"))
+		}
 	}
 	if d.faulty != nil { // it was compiled only to find what else is wrong
 		return
