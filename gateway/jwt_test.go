@@ -43,6 +43,12 @@ func login(t *testing.T, is *issuer.Issuer, audience string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tokenIn(t, res)
+}
+
+// tokenIn reads the answer of a token endpoint (RFC 6749 §5.1).
+func tokenIn(t *testing.T, res *http.Response) string {
+	t.Helper()
 	defer res.Body.Close()
 	var answer struct {
 		Token string `json:"access_token"`

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -157,14 +156,7 @@ func (p *openID) token(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Body.Close()
-	var answer struct {
-		Token string `json:"access_token"`
-	}
-	if err := json.NewDecoder(res.Body).Decode(&answer); err != nil || answer.Token == "" {
-		t.Fatalf("%s: %v", res.Status, err)
-	}
-	return answer.Token
+	return tokenIn(t, res)
 }
 
 // The policy jwt with an OpenID provider that we have not written: its keys rotate, it goes away, and it makes tokens for others.
